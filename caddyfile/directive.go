@@ -1,0 +1,145 @@
+package caddyfile
+
+import (
+	"encoding/json"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/clientcredentials/caddy-client-credentials/handler"
+)
+
+func init() {
+	httpcaddyfile.RegisterDirective("client_credentials", parseClientCredentials)
+	httpcaddyfile.RegisterDirective("bearer_auth", parseBearerAuth)
+	// Each is put right behind basic_auth: the last one registered runs first.
+	httpcaddyfile.RegisterDirectiveOrder("bearer_auth", httpcaddyfile.After, "basic_auth")
+	httpcaddyfile.RegisterDirectiveOrder("client_credentials", httpcaddyfile.After, "basic_auth")
+}
+
+// parseClientCredentials parses the directive that serves the endpoints and
+// guards what else reaches it. Syntax:
+//
+//	client_credentials [<matcher>] {
+//	    base_path <path>
+//	}
+//
+// The matcher narrows what is guarded; the endpoints are served, and identity
+// headers removed, without it.
+func parseClientCredentials(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	matcher, err := begin(h)
+	if err != nil {
+		return nil, err
+	}
+	if h.NextArg() {
+		return nil, h.ArgErr()
+	}
+	endpoints := new(handler.ClientCredentials)
+	for nesting := h.Nesting(); h.NextBlock(nesting); {
+		switch h.Val() {
+		case "base_path":
+			if err := parseOnce(h.Dispenser, &endpoints.BasePath, handler.ValidateBasePath); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, h.Errf("unrecognized subdirective of client_credentials: %s", h.Val())
+		}
+	}
+	return append(routes(h, handler.StripIdentityHeaders{}, endpoints),
+		guardRoutes(h, matcher, new(handler.BearerAuth))...), nil
+}
+
+// parseBearerAuth parses the directive that guards. Syntax:
+//
+//	bearer_auth [<matcher>] [<scopes...>] {
+//	    audience <audience>
+//	    realm    <realm>
+//	    optional
+//	    forward_token
+//	}
+func parseBearerAuth(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	matcher, err := begin(h)
+	if err != nil {
+		return nil, err
+	}
+	guard := new(handler.BearerAuth)
+	guard.Scopes = h.RemainingArgs()
+	for nesting := h.Nesting(); h.NextBlock(nesting); {
+		if err := parseGuardSetting(h.Dispenser, guard); err != nil {
+			return nil, err
+		}
+	}
+	if err := handler.ValidateRules(guard.Rules); err != nil {
+		return nil, h.WrapErr(err)
+	}
+	return append(routes(h, handler.StripIdentityHeaders{}), guardRoutes(h, matcher, guard)...), nil
+}
+
+func parseGuardSetting(d *caddyfile.Dispenser, guard *handler.BearerAuth) error {
+	switch d.Val() {
+	case "audience":
+		return parseOnce(d, &guard.Audience, nil)
+	case "realm":
+		return parseOnce(d, &guard.Realm, nil)
+	case "optional":
+		return parseFlag(d, &guard.Optional)
+	case "forward_token":
+		return parseFlag(d, &guard.ForwardToken)
+	default:
+		return d.Errf("unrecognized subdirective of bearer_auth: %s", d.Val())
+	}
+}
+
+func parseFlag(d *caddyfile.Dispenser, flag *bool) error {
+	if *flag {
+		return d.Errf("%s is already specified", d.Val())
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	*flag = true
+	return nil
+}
+
+// begin consumes the directive's name and matcher.
+func begin(h httpcaddyfile.Helper) (caddy.ModuleMap, error) {
+	h.Next()
+	matcher, err := h.ExtractMatcherSet()
+	if err != nil {
+		return nil, err
+	}
+	h.Next() // ExtractMatcherSet goes back to the beginning
+	if h.Option(appName) == nil {
+		return nil, h.Errf("%s needs the global option 'client_credentials { issuer https://… }' at the top of the Caddyfile", h.Val())
+	}
+	return matcher, nil
+}
+
+// guardRoutes puts the guard behind its matcher. Caddy sorts the routes of one
+// directive, and those with a matcher come first; so that the guard stays
+// behind the endpoints, its matcher is inside of a subroute.
+func guardRoutes(h httpcaddyfile.Helper, matcher caddy.ModuleMap, guard *handler.BearerAuth) []httpcaddyfile.ConfigValue {
+	if matcher == nil {
+		return routes(h, guard)
+	}
+	return routes(h, &caddyhttp.Subroute{Routes: caddyhttp.RouteList{{
+		MatcherSetsRaw: caddyhttp.RawMatcherSets{matcher},
+		HandlersRaw:    []json.RawMessage{handlerJSON(h, guard)},
+	}}})
+}
+
+func routes(h httpcaddyfile.Helper, handlers ...caddyhttp.MiddlewareHandler) []httpcaddyfile.ConfigValue {
+	var values []httpcaddyfile.ConfigValue
+	for _, handler := range handlers {
+		values = append(values, h.NewRoute(nil, handler)...)
+	}
+	return values
+}
+
+func handlerJSON(h httpcaddyfile.Helper, handler caddyhttp.MiddlewareHandler) json.RawMessage {
+	id := caddy.ModuleID(caddy.GetModuleID(handler))
+	return caddyconfig.JSONModuleObject(handler, "handler", id.Name(), nil)
+}

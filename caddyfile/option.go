@@ -1,0 +1,119 @@
+// Package caddyfile turns Caddyfile tokens into the configuration of this
+// plugin's modules.
+package caddyfile
+
+import (
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption(appName, parseOption)
+}
+
+const appName = "client_credentials"
+
+// parseOption parses the global option. Syntax:
+//
+//	client_credentials {
+//	    issuer         <url>
+//	    store          <engine> [<args...>]
+//	    audience       <audience>
+//	    token_lifetime <duration>
+//	    signing_key    <path>
+//	    master_key     <base64>
+//	}
+//
+// Several blocks are one, but each setting can be given only once.
+func parseOption(d *caddyfile.Dispenser, existing any) (any, error) {
+	app := new(issuer.App)
+	if earlier, ok := existing.(httpcaddyfile.App); ok {
+		if err := json.Unmarshal(earlier.Value, app); err != nil {
+			return nil, err
+		}
+	}
+	d.Next() // consume the option's name
+	if d.NextArg() {
+		return nil, d.ArgErr()
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := parseSetting(d, app); err != nil {
+			return nil, err
+		}
+	}
+	if app.Issuer == "" {
+		return nil, d.Err("issuer is required: add 'issuer https://…', the URL that the clients know this server by")
+	}
+	return httpcaddyfile.App{Name: appName, Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+func parseSetting(d *caddyfile.Dispenser, app *issuer.App) error {
+	switch name := d.Val(); name {
+	case "issuer":
+		return parseOnce(d, &app.Issuer, issuer.ValidateIssuer)
+	case "audience":
+		return parseOnce(d, &app.Audience, nil)
+	case "signing_key":
+		return parseOnce(d, &app.SigningKey, nil)
+	case "master_key":
+		return parseOnce(d, &app.MasterKey, nil)
+	case "token_lifetime":
+		var text string
+		if app.TokenLifetime != 0 {
+			text = "set"
+		}
+		return parseOnce(d, &text, func(text string) error {
+			lifetime, err := caddy.ParseDuration(text)
+			if err != nil {
+				return d.Errf("token_lifetime is not a duration, such as 1h: %v", err)
+			}
+			app.TokenLifetime = caddy.Duration(lifetime)
+			return issuer.ValidateTokenLifetime(time.Duration(app.TokenLifetime))
+		})
+	case "store":
+		if app.StoreRaw != nil {
+			return d.Errf("%s is already specified", name)
+		}
+		if !d.NextArg() {
+			return d.ArgErr()
+		}
+		engine := d.Val()
+		module, err := caddyfile.UnmarshalModule(d, "client_credentials.stores."+engine)
+		if err != nil {
+			return err
+		}
+		app.StoreRaw = caddyconfig.JSONModuleObject(module, "module", engine, nil)
+		return nil
+	default:
+		return d.Errf("unrecognized subdirective of client_credentials: %s", name)
+	}
+}
+
+// parseOnce reads a setting's one value. What has a placeholder in it can be
+// checked only when the configuration is loaded.
+func parseOnce(d *caddyfile.Dispenser, target *string, check func(string) error) error {
+	name := d.Val()
+	if *target != "" {
+		return d.Errf("%s is already specified", name)
+	}
+	if !d.AllArgs(target) {
+		return d.ArgErr()
+	}
+	if *target == "" {
+		return d.Errf("%s is empty", name)
+	}
+	if check != nil && !strings.Contains(*target, "{") {
+		if err := check(*target); err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,223 @@
+// Package command is the command line: caddy client-credentials.
+package command
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/clientcredentials/caddy-client-credentials/handler"
+)
+
+func init() {
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "client-credentials",
+		Usage: "<create|list|revoke>",
+		Short: "Manages the credentials of machine clients",
+		Long: `
+Creates, lists and revokes the credentials that the client_credentials app
+keeps. The first one of a new server is made here, for example:
+
+	caddy client-credentials create --name ops --scope client-credentials:write
+
+The commands talk to the running Caddy through its admin endpoint at
+--address, or where the configuration (--config, --adapter) has it. With
+--offline they open the store of the configuration themselves, which works
+only while no server holds it.`,
+		CobraFunc: func(cmd *cobra.Command) {
+			cmd.PersistentFlags().String("address", "", "Address of the administration API listener (if --config is not used)")
+			cmd.PersistentFlags().StringP("config", "c", "", "Configuration file (default: the Caddyfile in this directory, if there is one)")
+			cmd.PersistentFlags().StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
+			cmd.PersistentFlags().Bool("offline", false, "Open the store itself; no server may hold it")
+			cmd.AddCommand(createCommand(), listCommand(), revokeCommand())
+		},
+	})
+}
+
+func createCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "create [--name <name>] [--scope <scope>]... [--account <account>] [--expires <time>] [--json]",
+		Short: "Creates a credential and shows its secret, once",
+		Args:  cobra.NoArgs,
+	}
+	cmd.Flags().String("name", "", "A label for people")
+	cmd.Flags().StringArray("scope", nil, "A scope that its tokens may carry; can be repeated")
+	cmd.Flags().String("account", "", "The account that it belongs to (default: default)")
+	cmd.Flags().String("expires", "", "When it stops working, as RFC 3339 has it: 2030-01-31T12:00:00Z (default: never)")
+	cmd.Flags().Bool("json", false, "Print exactly the JSON object that the API answers")
+	run(cmd, func(cmd *cobra.Command, m manager, _ []string) error {
+		fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+		scopes, err := cmd.Flags().GetStringArray("scope")
+		if err != nil {
+			return err
+		}
+		draft := handler.AdminDraft{Account: fl.String("account"), Scopes: scopes}
+		if cmd.Flags().Changed("name") {
+			name := fl.String("name")
+			draft.Name = &name
+		}
+		if cmd.Flags().Changed("expires") {
+			expires := fl.String("expires")
+			draft.Expires = &expires
+		}
+		created, err := m.create(draft)
+		if err != nil {
+			return err
+		}
+		return printCreated(cmd.OutOrStdout(), created, fl.Bool("json"))
+	})
+	return cmd
+}
+
+func listCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "list [--json]",
+		Short: "Lists the active credentials of all accounts",
+		Args:  cobra.NoArgs,
+	}
+	cmd.Flags().Bool("json", false, "Print a JSON array")
+	run(cmd, func(cmd *cobra.Command, m manager, _ []string) error {
+		list, err := m.list()
+		if err != nil {
+			return err
+		}
+		return printList(cmd.OutOrStdout(), list, caddycmd.Flags{FlagSet: cmd.Flags()}.Bool("json"))
+	})
+	return cmd
+}
+
+func revokeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "revoke <client id>",
+		Short: "Revokes a credential and every token that it has obtained, at once",
+		Args:  cobra.ExactArgs(1),
+	}
+	run(cmd, func(cmd *cobra.Command, m manager, args []string) error {
+		if err := m.revoke(args[0]); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), "revoked", args[0])
+		return err
+	})
+	return cmd
+}
+
+// manager is where a command does its work: a running server, or a store.
+type manager interface {
+	create(handler.AdminDraft) ([]byte, error)
+	list() ([]byte, error)
+	revoke(clientID string) error
+}
+
+func run(cmd *cobra.Command, do func(*cobra.Command, manager, []string) error) {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
+			m, done, err := open(fl)
+			if err == nil {
+				defer done()
+				err = do(cmd, m, args)
+			}
+			if err != nil {
+				return 1, err
+			}
+			return 0, nil
+		})(cmd, args)
+	}
+}
+
+func open(fl caddycmd.Flags) (m manager, done func(), err error) {
+	config, adapter := fl.String("config"), fl.String("adapter")
+	if config == "" && fl.String("address") == "" {
+		if _, err := os.Stat("Caddyfile"); err == nil {
+			config = "Caddyfile"
+		}
+	}
+	if fl.Bool("offline") {
+		return openOffline(config, adapter)
+	}
+	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, config, adapter)
+	if err != nil {
+		return nil, nil, fmt.Errorf("couldn't determine the admin API's address: %v", err)
+	}
+	return server{address}, func() {}, nil
+}
+
+// server is a running Caddy, by the address of its admin endpoint.
+type server struct{ address string }
+
+func (s server) create(draft handler.AdminDraft) ([]byte, error) {
+	body, err := json.Marshal(draft)
+	if err != nil {
+		return nil, err
+	}
+	return s.request(http.MethodPost, handler.AdminPath, bytes.NewReader(body))
+}
+
+func (s server) list() ([]byte, error) {
+	return s.request(http.MethodGet, handler.AdminPath, nil)
+}
+
+func (s server) revoke(clientID string) error {
+	_, err := s.request(http.MethodDelete, handler.AdminPath+"/"+url.PathEscape(clientID), nil)
+	return err
+}
+
+func (s server) request(method, path string, body io.Reader) ([]byte, error) {
+	resp, err := caddycmd.AdminAPIRequest(s.address, method, path, make(http.Header), body)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(resp.Body)
+}
+
+func printCreated(w io.Writer, created []byte, asJSON bool) error {
+	if asJSON {
+		_, err := fmt.Fprintf(w, "%s\n", created)
+		return err
+	}
+	var c struct{ ClientID, Secret string }
+	if err := json.Unmarshal(created, &c); err != nil {
+		return fmt.Errorf("reading the server's answer: %v", err)
+	}
+	_, err := fmt.Fprintf(w, "client id  %s\nsecret     %s\n\nThe secret is shown this once; it can't be read again.\n", c.ClientID, c.Secret)
+	return err
+}
+
+func printList(w io.Writer, list []byte, asJSON bool) error {
+	if asJSON {
+		_, err := fmt.Fprintf(w, "%s\n", list)
+		return err
+	}
+	var credentials []struct {
+		ClientID, Account, Created string
+		Name, Expires              *string
+		Scopes                     []string
+	}
+	if err := json.Unmarshal(list, &credentials); err != nil {
+		return fmt.Errorf("reading the server's answer: %v", err)
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "CLIENT ID\tNAME\tACCOUNT\tSCOPES\tCREATED\tEXPIRES")
+	for _, c := range credentials {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", c.ClientID, orDash(c.Name), c.Account,
+			strings.Join(c.Scopes, " "), c.Created, orDash(c.Expires))
+	}
+	return table.Flush()
+}
+
+func orDash(s *string) string {
+	if s == nil {
+		return "-"
+	}
+	return *s
+}

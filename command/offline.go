@@ -1,0 +1,106 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/clientcredentials/caddy-client-credentials/handler"
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
+)
+
+// offline works on the store itself.
+type offline struct{ issuer *issuer.Issuer }
+
+// openOffline opens the store of a configuration, of which nothing else is run.
+func openOffline(config, adapter string) (manager, func(), error) {
+	text, err := readConfig(config, adapter)
+	if err != nil {
+		return nil, nil, err
+	}
+	var whole caddy.Config
+	if err := json.Unmarshal(text, &whole); err != nil {
+		return nil, nil, fmt.Errorf("reading %s: %v", config, err)
+	}
+	const name = "client_credentials"
+	if whole.AppsRaw[name] == nil {
+		return nil, nil, fmt.Errorf("%s has no client_credentials app: add the global option client_credentials", config)
+	}
+	ctx, err := caddy.ProvisionContext(&caddy.Config{
+		Admin:      &caddy.AdminConfig{Disabled: true},
+		StorageRaw: whole.StorageRaw,
+		AppsRaw:    caddy.ModuleMap{name: whole.AppsRaw[name]},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	app, err := ctx.App(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	iss, err := app.(*issuer.App).Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	return offline{iss}, func() { _ = app.(*issuer.App).Cleanup() }, nil
+}
+
+// readConfig returns a configuration as JSON. Caddy's own function for it has
+// changed its signature between minor versions, and broken plugins that way.
+func readConfig(file, adapter string) ([]byte, error) {
+	if file == "" {
+		return nil, errors.New("--offline needs --config, to know which store is meant")
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	if base := filepath.Base(file); adapter == "" &&
+		(strings.HasPrefix(base, "Caddyfile") || strings.HasSuffix(base, ".caddyfile")) {
+		adapter = "caddyfile"
+	}
+	if adapter == "" {
+		return text, nil
+	}
+	cfgAdapter := caddyconfig.GetAdapter(adapter)
+	if cfgAdapter == nil {
+		return nil, fmt.Errorf("unrecognized config adapter: %s", adapter)
+	}
+	adapted, _, err := cfgAdapter.Adapt(text, map[string]any{"filename": file})
+	return adapted, err
+}
+
+func (o offline) create(draft handler.AdminDraft) ([]byte, error) {
+	body, err := json.Marshal(draft)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := handler.ParseAdminDraft(body) // the same checks as online
+	if err != nil {
+		return nil, err
+	}
+	c, secret, err := o.issuer.Create(context.Background(), parsed)
+	if err != nil {
+		return nil, err
+	}
+	return handler.CreatedDocument(c, secret), nil
+}
+
+func (o offline) list() ([]byte, error) {
+	credentials, err := o.issuer.List(context.Background(), "")
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(handler.AdminList(credentials))
+}
+
+func (o offline) revoke(clientID string) error {
+	return o.issuer.Revoke(context.Background(), "", clientID)
+}

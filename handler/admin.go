@@ -1,0 +1,219 @@
+package handler
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/strictjson"
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
+)
+
+func init() {
+	caddy.RegisterModule(AdminAPI{})
+}
+
+// AdminAPI is what the command `caddy client-credentials` talks to, on Caddy's
+// admin endpoint:
+//
+//   - `POST /client-credentials` creates a credential, with any scopes and in
+//     any account;
+//   - `GET /client-credentials` lists the active ones of all accounts;
+//   - `DELETE /client-credentials/{clientId}` revokes one.
+//
+// Over TCP it answers loopback peers only.
+type AdminAPI struct{}
+
+// AdminPath is where the admin endpoint serves this API.
+const AdminPath = "/client-credentials"
+
+// CaddyModule returns the Caddy module information.
+func (AdminAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "admin.api.client_credentials",
+		New: func() caddy.Module { return new(AdminAPI) },
+	}
+}
+
+// Routes returns the routes of the API.
+func (a AdminAPI) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{
+		{Pattern: AdminPath, Handler: caddy.AdminHandlerFunc(a.serveCollection)},
+		{Pattern: AdminPath + "/", Handler: caddy.AdminHandlerFunc(a.serveOne)},
+	}
+}
+
+// AdminDraft is the body that creates a credential.
+type AdminDraft struct {
+	Name    *string  `json:"name,omitempty"`
+	Expires *string  `json:"expires,omitempty"` // RFC 3339
+	Account string   `json:"account,omitempty"`
+	Scopes  []string `json:"scopes,omitempty"`
+}
+
+// AdminCredential is a credential as the list shows it.
+type AdminCredential struct {
+	credentialDocument
+	Account string   `json:"account"`
+	Scopes  []string `json:"scopes"`
+}
+
+// AdminList returns the list of credentials in the form of the admin API.
+func AdminList(credentials []*issuer.Credential) []AdminCredential {
+	list := make([]AdminCredential, len(credentials))
+	for i, c := range credentials {
+		list[i] = AdminCredential{document(c), c.Account, append([]string{}, c.Scopes...)}
+	}
+	return list
+}
+
+// ParseAdminDraft reads a body that creates a credential. It returns an
+// *issuer.InputError where it is wrong.
+func ParseAdminDraft(body []byte) (issuer.Draft, error) {
+	draft, err := parseDraft(body)
+	if err != nil {
+		return draft, err
+	}
+	members, err := strictjson.Object(body)
+	if err != nil {
+		return draft, err
+	}
+	for name, raw := range members {
+		switch name {
+		case "name", "expires":
+		case "account":
+			err = json.Unmarshal(raw, &draft.Account)
+		case "scopes":
+			err = json.Unmarshal(raw, &draft.Scopes)
+		default:
+			return draft, &issuer.InputError{Field: "the body", Problem: "has a member that is not known"}
+		}
+		if err != nil {
+			return draft, &issuer.InputError{Field: name, Problem: "is of the wrong type"}
+		}
+	}
+	return draft, nil
+}
+
+func (a AdminAPI) serveCollection(w http.ResponseWriter, r *http.Request) error {
+	iss, err := a.issuer(r)
+	if err != nil {
+		return err
+	}
+	switch r.Method {
+	case http.MethodPost:
+		body, err := readBody(w, r)
+		if err != nil {
+			return adminError(err)
+		}
+		draft, err := ParseAdminDraft(body)
+		if err != nil {
+			return adminError(err)
+		}
+		c, secret, err := iss.Create(r.Context(), draft)
+		if err != nil {
+			return adminError(err)
+		}
+		adminLog().Info("credential created", zap.String("client_id", c.ClientID), zap.String("account", c.Account),
+			zap.Strings("scopes", c.Scopes), zap.String("remote", r.RemoteAddr))
+		writeBody(w, http.StatusCreated, "application/json", CreatedDocument(c, secret))
+	case http.MethodGet:
+		credentials, err := iss.List(r.Context(), "")
+		if err != nil {
+			return adminError(err)
+		}
+		adminLog().Info("credentials listed", zap.String("remote", r.RemoteAddr))
+		writeBody(w, http.StatusOK, "application/json", marshal(AdminList(credentials)))
+	default:
+		return adminMethodNotAllowed(w, "GET, POST")
+	}
+	return nil
+}
+
+func (a AdminAPI) serveOne(w http.ResponseWriter, r *http.Request) error {
+	iss, err := a.issuer(r)
+	if err != nil {
+		return err
+	}
+	if r.Method != http.MethodDelete {
+		return adminMethodNotAllowed(w, http.MethodDelete)
+	}
+	clientID := strings.TrimPrefix(r.URL.Path, AdminPath+"/")
+	if err := iss.Revoke(r.Context(), "", clientID); err != nil {
+		return adminError(err)
+	}
+	adminLog().Info("credential revoked", zap.String("client_id", clientID), zap.String("remote", r.RemoteAddr))
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// issuer returns the issuer of the configuration that runs now. It is asked for
+// at each request: the routes are made before the apps of a configuration, and
+// stay when it fails.
+func (AdminAPI) issuer(r *http.Request) (*issuer.Issuer, error) {
+	if err := requireLocal(r); err != nil {
+		return nil, err
+	}
+	app, err := caddy.ActiveContext().AppIfConfigured("client_credentials")
+	if err != nil {
+		return nil, caddy.APIError{
+			HTTPStatus: http.StatusNotFound,
+			Err:        errors.New("the running configuration has no client_credentials app: add the global option client_credentials"),
+		}
+	}
+	iss, err := app.(*issuer.App).Open()
+	if err != nil {
+		return nil, adminError(err)
+	}
+	return iss, nil
+}
+
+// requireLocal refuses peers from other hosts: who reaches this API can give
+// itself any right. A unix socket's peer has no IP address.
+func requireLocal(r *http.Request) error {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return nil
+	}
+	if net.ParseIP(host).IsLoopback() { // not so where it is no plain address
+		return nil
+	}
+	adminLog().Warn("admin request refused", zap.String("reason", "peer is not local"), zap.String("remote", r.RemoteAddr))
+	return caddy.APIError{
+		HTTPStatus: http.StatusForbidden,
+		Err:        errors.New("credentials are managed from this host only"),
+	}
+}
+
+func adminError(err error) error {
+	var input *issuer.InputError
+	status := http.StatusServiceUnavailable
+	switch {
+	case errors.As(err, &input):
+		status = http.StatusBadRequest
+	case errors.Is(err, errTooLarge):
+		status = http.StatusRequestEntityTooLarge
+	case errors.Is(err, issuer.ErrNotFound):
+		status = http.StatusNotFound
+	}
+	return caddy.APIError{HTTPStatus: status, Err: err}
+}
+
+func adminMethodNotAllowed(w http.ResponseWriter, allow string) error {
+	w.Header().Set("Allow", allow)
+	return caddy.APIError{
+		HTTPStatus: http.StatusMethodNotAllowed,
+		Err:        fmt.Errorf("this resource takes %s", allow),
+	}
+}
+
+func adminLog() *zap.Logger { return caddy.Log().Named("admin.api.client_credentials") }
+
+// Interface guards
+var _ caddy.AdminRouter = AdminAPI{}

@@ -1,0 +1,96 @@
+package handler
+
+import (
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+var (
+	errSeveralAuthorizations = errors.New("more than one Authorization header field")
+	errMalformedBearer       = errors.New("the Authorization header field is not the word Bearer, a space, and one token")
+	errMalformedBasic        = errors.New("the Basic credentials can't be read")
+)
+
+// bearerToken returns the token of the Authorization header field, RFC 6750
+// section 2.1, or an empty text where there is none: tokens anywhere else, such
+// as in the query, are not looked at.
+func bearerToken(header http.Header) (string, error) {
+	scheme, rest, err := authorization(header)
+	if err != nil || !strings.EqualFold(scheme, "bearer") {
+		return "", err
+	}
+	token := strings.TrimLeft(rest, " ") // RFC 9110 section 11.4: 1*SP
+	if !token68(token) {
+		return "", errMalformedBearer
+	}
+	return token, nil
+}
+
+// basicCredentials are what HTTP Basic carries, as they can be read: RFC 6749
+// section 2.3.1 has both parts form-encoded, and many clients do not do it.
+type basicCredentials struct {
+	clientID string
+	secrets  []string
+}
+
+// basicAuthorization returns nil where the request uses no HTTP Basic. Another
+// scheme is not client authentication, and is not looked at.
+func basicAuthorization(header http.Header) (*basicCredentials, error) {
+	scheme, rest, err := authorization(header)
+	if err != nil || !strings.EqualFold(scheme, "basic") {
+		return nil, err
+	}
+	decoded, err := base64.StdEncoding.DecodeString(strings.TrimLeft(rest, " "))
+	if err != nil {
+		return nil, errMalformedBasic
+	}
+	user, password, found := strings.Cut(string(decoded), ":")
+	if !found {
+		return nil, errMalformedBasic
+	}
+	basic := &basicCredentials{clientID: user, secrets: []string{password}}
+	if id, err := url.QueryUnescape(user); err == nil {
+		basic.clientID = id
+	}
+	if secret, err := url.QueryUnescape(password); err == nil && secret != password {
+		basic.secrets = append(basic.secrets, secret)
+	}
+	return basic, nil
+}
+
+// authorization splits the one Authorization header field at the end of its
+// scheme. Without the field, both parts are empty.
+func authorization(header http.Header) (scheme, rest string, err error) {
+	values := header["Authorization"]
+	switch len(values) {
+	case 0:
+		return "", "", nil
+	case 1:
+	default:
+		return "", "", errSeveralAuthorizations
+	}
+	end := strings.IndexAny(values[0], " \t,")
+	if end < 0 {
+		return values[0], "", nil
+	}
+	return values[0][:end], values[0][end:], nil
+}
+
+// token68 is the alphabet of RFC 9110 section 11.2.
+func token68(s string) bool {
+	body := strings.TrimRight(s, "=")
+	if body == "" {
+		return false
+	}
+	for i := range len(body) {
+		switch c := body[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("-._~+/", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return true
+}

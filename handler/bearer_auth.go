@@ -1,0 +1,84 @@
+package handler
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	caddy.RegisterModule(BearerAuth{})
+}
+
+// BearerAuth lets a request pass that carries a valid access token of the
+// `client_credentials` app (RFC 6750), and refuses every other. A token stops
+// being valid when it expires, and at once when its credential is revoked.
+//
+// It sets these placeholders:
+//
+// Placeholder | Description
+// ------------|------------
+// `{http.auth.user.id}` | The client id
+// `{http.auth.user.scope}` | The scopes of the token, separated by spaces
+// `{http.auth.user.account}` | The account of the credential
+// `{http.auth.user.name}` | The name of the credential, empty if it has none
+// `{http.auth.user.jti}` | The id of the token
+// `{http.auth.bearer.error}` | Why the request was refused, for `handle_errors`
+//
+// The upstream sees the first three as the header fields `X-Client-Id`,
+// `X-Client-Scope` and `X-Client-Account`; what the client itself sends under
+// these names is removed. Where two guards stand in one request's way, both
+// must let it pass, and the last one decides whether the token goes on.
+type BearerAuth struct {
+	Rules
+
+	// Lets requests without a token pass, without an identity. A token that is
+	// not valid is refused all the same.
+	Optional bool `json:"optional,omitempty"`
+
+	// Leaves the token in the request that goes to the upstream. By default it
+	// is removed: who holds it can use it as well as the client.
+	ForwardToken bool `json:"forward_token,omitempty"`
+
+	guard *guard
+}
+
+// CaddyModule returns the Caddy module information.
+func (BearerAuth) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.bearer_auth",
+		New: func() caddy.Module { return new(BearerAuth) },
+	}
+}
+
+// Provision sets up the guard.
+func (b *BearerAuth) Provision(ctx caddy.Context) (err error) {
+	b.guard, err = newGuard(ctx, b.Rules)
+	return err
+}
+
+func (b *BearerAuth) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	a, ref := b.guard.admit(r)
+	if a == nil && ref == nil {
+		if b.Optional {
+			return next.ServeHTTP(w, r)
+		}
+		ref = noToken()
+	}
+	if ref != nil {
+		b.guard.challenge(w, r, ref)
+		// No body: handle_errors may write one in the site's own form.
+		return caddyhttp.Error(ref.status, errors.New(ref.reason))
+	}
+	b.guard.accept(a)
+	setIdentity(r, a, b.ForwardToken)
+	return next.ServeHTTP(w, r)
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*BearerAuth)(nil)
+	_ caddyhttp.MiddlewareHandler = (*BearerAuth)(nil)
+)

@@ -1,0 +1,215 @@
+package handler
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/strictjson"
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
+)
+
+// credentialDocument is how the API shows a credential.
+type credentialDocument struct {
+	CredentialID string     `json:"credentialId"`
+	ClientID     string     `json:"clientId"`
+	Name         *string    `json:"name"`
+	Secret       *string    `json:"secret"`
+	Expires      *timestamp `json:"expires"`
+	Created      timestamp  `json:"created"`
+}
+
+// timestamp is a time in UTC with milliseconds always written.
+type timestamp time.Time
+
+func (t timestamp) MarshalJSON() ([]byte, error) {
+	return []byte(time.Time(t).UTC().Format(`"2006-01-02T15:04:05.000Z"`)), nil
+}
+
+// CreatedDocument returns the document that shows a new credential with its
+// secret, in the form of the API.
+func CreatedDocument(c *issuer.Credential, secret string) []byte {
+	d := document(c)
+	d.Secret = &secret
+	return marshal(d)
+}
+
+func document(c *issuer.Credential) credentialDocument {
+	d := credentialDocument{
+		CredentialID: c.ID,
+		ClientID:     c.ClientID,
+		Name:         c.Name,
+		Created:      timestamp(c.Created),
+	}
+	if !c.Expires.IsZero() {
+		expires := timestamp(c.Expires)
+		d.Expires = &expires
+	}
+	return d
+}
+
+// serveCredentials is the collection: POST creates, GET lists.
+func (c *ClientCredentials) serveCredentials(w http.ResponseWriter, r *http.Request) {
+	switch r.Method {
+	case http.MethodPost:
+		if a := c.manager(w, r, c.writers); a != nil {
+			c.create(w, r, a)
+		}
+	case http.MethodGet, http.MethodHead:
+		if a := c.manager(w, r, c.readers); a != nil {
+			c.list(w, r, a)
+		}
+	default:
+		methodNotAllowed(w, "GET, HEAD, POST")
+	}
+}
+
+// serveCredential is one credential: DELETE revokes it.
+func (c *ClientCredentials) serveCredential(w http.ResponseWriter, r *http.Request, clientID string) {
+	if r.Method != http.MethodDelete {
+		methodNotAllowed(w, http.MethodDelete)
+		return
+	}
+	a := c.manager(w, r, c.writers)
+	if a == nil {
+		return
+	}
+	iss, err := c.app.Open()
+	if err == nil {
+		err = iss.Revoke(r.Context(), a.Credential.Account, clientID)
+	}
+	switch {
+	case errors.Is(err, issuer.ErrNotFound):
+		writeProblem(w, http.StatusNotFound, "there is no such credential")
+	case err != nil:
+		c.fail(w, "revoking a credential", err)
+	default:
+		c.logger.Info("credential revoked", zap.String("client_id", clientID), zap.String("by", a.Token.ClientID))
+		w.Header().Set("Cache-Control", "no-store")
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+func (c *ClientCredentials) create(w http.ResponseWriter, r *http.Request, by *admission) {
+	if name, _ := mediaType(r.Header); !isJSON(name) {
+		w.Header().Set("Accept", "application/json")
+		writeProblem(w, http.StatusUnsupportedMediaType,
+			"the body must be application/json, text/json or application/*+json, in UTF-8 and without a content coding")
+		return
+	}
+	body, err := readBody(w, r)
+	if err == nil {
+		var draft issuer.Draft
+		if draft, err = parseDraft(body); err == nil {
+			draft.Account = by.Credential.Account
+			draft.Scopes = issuer.Grantable(by.Credential.Scopes)
+			draft.CreatedBy = by.Token.ClientID
+			c.createFrom(w, r, draft)
+			return
+		}
+	}
+	if !badInput(w, err) {
+		writeProblem(w, http.StatusBadRequest, err.Error())
+	}
+}
+
+func (c *ClientCredentials) createFrom(w http.ResponseWriter, r *http.Request, draft issuer.Draft) {
+	iss, err := c.app.Open()
+	if err != nil {
+		c.fail(w, "creating a credential", err)
+		return
+	}
+	credential, secret, err := iss.Create(r.Context(), draft)
+	switch {
+	case badInput(w, err):
+	case err != nil:
+		c.fail(w, "creating a credential", err)
+	default:
+		c.logger.Info("credential created", zap.String("client_id", credential.ClientID),
+			zap.String("account", credential.Account), zap.String("by", draft.CreatedBy))
+		w.Header().Set("Location", collectionPath(r)+"/"+credential.ClientID)
+		writeJSON(w, r, http.StatusCreated, json.RawMessage(CreatedDocument(credential, secret)))
+	}
+}
+
+func (c *ClientCredentials) list(w http.ResponseWriter, r *http.Request, by *admission) {
+	if !issuer.HasScopes(by.Token.Scopes, []string{issuer.ScopeRead}) &&
+		!issuer.HasScopes(by.Token.Scopes, []string{issuer.ScopeWrite}) {
+		c.readers.refuse(w, r, insufficientScope(issuer.ScopeRead))
+		return
+	}
+	iss, err := c.app.Open()
+	if err != nil {
+		c.fail(w, "listing credentials", err)
+		return
+	}
+	credentials, err := iss.List(r.Context(), by.Credential.Account)
+	if err != nil {
+		c.fail(w, "listing credentials", err)
+		return
+	}
+	documents := make([]credentialDocument, len(credentials))
+	for i, credential := range credentials {
+		documents[i] = document(credential)
+	}
+	writeJSON(w, r, http.StatusOK, documents)
+}
+
+// collectionPath is the path that the client itself sees: before any rewrite.
+func collectionPath(r *http.Request) string {
+	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		return strings.TrimSuffix(original.URL.EscapedPath(), "/")
+	}
+	return r.URL.EscapedPath()
+}
+
+// parseDraft reads the body that asks for a credential. Members that it does
+// not know are left alone, as the API's clients expect.
+func parseDraft(body []byte) (issuer.Draft, error) {
+	members, err := strictjson.Object(body)
+	if err != nil {
+		return issuer.Draft{}, &issuer.InputError{Field: "the body", Problem: "is not one JSON object: " + err.Error()}
+	}
+	var draft issuer.Draft
+	if raw := members["name"]; !strictjson.Null(raw) {
+		name, ok := strictjson.String(raw)
+		if !ok {
+			return draft, &issuer.InputError{Field: "name", Problem: "is neither a string nor null"}
+		}
+		draft.Name = &name
+	}
+	if raw := members["expires"]; !strictjson.Null(raw) {
+		text, ok := strictjson.String(raw)
+		if !ok {
+			return draft, &issuer.InputError{Field: "expires", Problem: "is neither a string nor null"}
+		}
+		if draft.Expires, err = ParseTime(text); err != nil {
+			return draft, &issuer.InputError{Field: "expires", Problem: err.Error()}
+		}
+	}
+	return draft, nil
+}
+
+// ParseTime reads an RFC 3339 date-time with any offset. Letters may be in
+// lower case, and a leap second counts as the second after it, which is what
+// most clocks make of it.
+func ParseTime(text string) (time.Time, error) {
+	upper := strings.ToUpper(text)
+	leap := len(upper) > 19 && upper[17:19] == "60"
+	if leap {
+		upper = upper[:17] + "59" + upper[19:]
+	}
+	var t time.Time
+	if err := t.UnmarshalText([]byte(upper)); err != nil { // stricter than time.Parse
+		return time.Time{}, errors.New("is not an RFC 3339 date-time, such as 2030-01-31T12:00:00Z")
+	}
+	if leap {
+		t = t.Add(time.Second)
+	}
+	return t, nil
+}

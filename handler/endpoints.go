@@ -1,0 +1,188 @@
+// Package handler is the HTTP side: the endpoints, one file each, and the guard
+// in front of what the site serves.
+package handler
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
+)
+
+func init() {
+	caddy.RegisterModule(ClientCredentials{})
+}
+
+// ClientCredentials serves the endpoints of the `client_credentials` app:
+//
+//   - `POST`, `GET <base_path>/client-credentials` and
+//     `DELETE <base_path>/client-credentials/{clientId}` manage credentials,
+//     for tokens with the scope `client-credentials:write` (or, to list them,
+//     `client-credentials:read`);
+//   - `POST <base_path>/oauth/token` issues tokens (RFC 6749 section 4.4).
+//
+// Every other request goes on to the next handler, unguarded: put
+// `bearer_auth` after it, as the directive `client_credentials` does.
+type ClientCredentials struct {
+	// The path under which the endpoints are served. Default: `/api/v0`
+	BasePath string `json:"base_path,omitempty"`
+
+	app     *issuer.App
+	readers *guard
+	writers *guard
+	logger  *zap.Logger
+
+	warnPlaintext *sync.Once
+}
+
+// DefaultBasePath is where the endpoints are where nothing is configured.
+const DefaultBasePath = "/api/v0"
+
+// CaddyModule returns the Caddy module information.
+func (ClientCredentials) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.client_credentials",
+		New: func() caddy.Module { return new(ClientCredentials) },
+	}
+}
+
+// Provision sets up the endpoints.
+func (c *ClientCredentials) Provision(ctx caddy.Context) (err error) {
+	c.logger = ctx.Logger()
+	c.warnPlaintext = new(sync.Once)
+	if c.BasePath == "" {
+		c.BasePath = DefaultBasePath
+	}
+	if err := ValidateBasePath(c.BasePath); err != nil {
+		return err
+	}
+	c.BasePath = strings.TrimSuffix(c.BasePath, "/")
+	if c.app, err = configuredApp(ctx); err != nil {
+		return err
+	}
+	if c.readers, err = newGuard(ctx, Rules{}); err != nil {
+		return err
+	}
+	c.writers, err = newGuard(ctx, Rules{Scopes: []string{issuer.ScopeWrite}})
+	return err
+}
+
+// ValidateBasePath checks the path of the endpoints.
+func ValidateBasePath(path string) error {
+	if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, "?#*{}%\\ ") || strings.Contains(path, "//") {
+		return fmt.Errorf("base_path %q is not a plain absolute path, such as %s", path, DefaultBasePath)
+	}
+	return nil
+}
+
+func (c *ClientCredentials) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	path, ok := strings.CutPrefix(r.URL.Path, c.BasePath)
+	if !ok {
+		return next.ServeHTTP(w, r)
+	}
+	clientID, one := strings.CutPrefix(path, "/client-credentials/")
+	switch {
+	case path == "/oauth/token":
+		c.warnIfPlaintext(r)
+		c.serveToken(w, r)
+	case path == "/client-credentials":
+		c.warnIfPlaintext(r)
+		c.serveCredentials(w, r)
+	case one && !strings.Contains(clientID, "/"):
+		c.warnIfPlaintext(r)
+		c.serveCredential(w, r, clientID)
+	default:
+		return next.ServeHTTP(w, r)
+	}
+	return nil
+}
+
+// warnIfPlaintext tells the operator, once for each configuration, that secrets
+// cross a network in the clear. RFC 6749 section 3.2 requires TLS.
+func (c *ClientCredentials) warnIfPlaintext(r *http.Request) {
+	if r.TLS != nil {
+		return
+	}
+	if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); trusted &&
+		strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https") {
+		return
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil || net.ParseIP(host).IsLoopback() { // no port: a unix socket
+		return
+	}
+	c.warnPlaintext.Do(func() {
+		c.logger.Warn("credential endpoints are reached without TLS: secrets and tokens cross the network in the clear",
+			zap.String("remote_ip", host), zap.String("host", r.Host))
+	})
+}
+
+// manager returns the caller whose token g lets through, else it answers. The
+// endpoints answer their refusals themselves: the contract fixes their form.
+func (c *ClientCredentials) manager(w http.ResponseWriter, r *http.Request, g *guard) *admission {
+	a, ref := g.admit(r)
+	if a == nil && ref == nil {
+		ref = noToken()
+	}
+	if ref != nil {
+		g.refuse(w, r, ref)
+		return nil
+	}
+	return a
+}
+
+// refuse answers a refusal as a problem document.
+func (g *guard) refuse(w http.ResponseWriter, r *http.Request, ref *refusal) {
+	g.challenge(w, r, ref)
+	detail := ref.description
+	switch ref.status {
+	case http.StatusServiceUnavailable:
+		detail = "the server cannot tell now whether the token is valid"
+	case http.StatusUnauthorized:
+		if detail == "" {
+			detail = "a bearer token is needed"
+		}
+	}
+	writeProblem(w, ref.status, detail)
+}
+
+// fail answers where the server could not do what it was rightly asked for.
+func (c *ClientCredentials) fail(w http.ResponseWriter, doing string, err error) {
+	c.logger.Error("request failed", zap.String("doing", doing), zap.Error(err))
+	w.Header().Set("Retry-After", retryAfter)
+	writeProblem(w, http.StatusServiceUnavailable, "the server can't do this now")
+}
+
+// badInput answers where the request's own text is wrong, and reports whether
+// err says so.
+func badInput(w http.ResponseWriter, err error) bool {
+	var input *issuer.InputError
+	switch {
+	case errors.Is(err, errTooLarge):
+		writeProblem(w, http.StatusRequestEntityTooLarge, err.Error())
+	case errors.As(err, &input):
+		writeProblem(w, http.StatusBadRequest, input.Error())
+	default:
+		return false
+	}
+	return true
+}
+
+func methodNotAllowed(w http.ResponseWriter, allow string) {
+	w.Header().Set("Allow", allow)
+	writeProblem(w, http.StatusMethodNotAllowed, "this resource takes "+allow)
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*ClientCredentials)(nil)
+	_ caddyhttp.MiddlewareHandler = (*ClientCredentials)(nil)
+)

@@ -1,0 +1,213 @@
+package handler
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
+)
+
+// Rules are what a request must fulfil to be let through.
+type Rules struct {
+	// The scopes that the token must carry, all of them. Default: none; every
+	// valid token passes.
+	Scopes []string `json:"scopes,omitempty"`
+
+	// The audience that the token must have been issued for. Placeholders are
+	// replaced. Default: the audience of the `client_credentials` app.
+	Audience string `json:"audience,omitempty"`
+
+	// The protection space that a refusal names in `WWW-Authenticate`.
+	// Default: the issuer.
+	Realm string `json:"realm,omitempty"`
+}
+
+// guard holds the rules against requests.
+type guard struct {
+	Rules
+	app    *issuer.App
+	logger *zap.Logger
+}
+
+// refusal is why a request is not let through, and how it is told.
+type refusal struct {
+	status int
+	// code and description go into the challenge, RFC 6750 section 3. Without
+	// a code, the client has simply shown no token.
+	code, description string
+	scope             string // what is needed
+	reason            string // for the log: from a small set
+	err               error  // where the server cannot tell
+}
+
+// ValidateRules returns an error where the rules could let nobody through, or
+// could not be told to a client.
+func ValidateRules(r Rules) error {
+	for _, scope := range r.Scopes {
+		if !issuer.ValidScope(scope) {
+			return fmt.Errorf("%q is no scope: RFC 6749 allows visible ASCII characters without quotes and backslash", scope)
+		}
+	}
+	for _, c := range r.Realm {
+		if c < 0x20 || c > 0x7E || c == '"' || c == '\\' {
+			return errors.New("realm takes visible ASCII characters and spaces, without quotes and backslash")
+		}
+	}
+	return nil
+}
+
+func newGuard(ctx caddy.Context, rules Rules) (*guard, error) {
+	app, err := configuredApp(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := ValidateRules(rules); err != nil {
+		return nil, err
+	}
+	policy := app.Policy()
+	if rules.Audience == "" {
+		rules.Audience = policy.Audience
+	} else if rules.Audience, err = caddy.NewReplacer().ReplaceOrErr(rules.Audience, true, true); err != nil {
+		return nil, fmt.Errorf("audience: %v", err)
+	}
+	if rules.Realm == "" {
+		rules.Realm = policy.Issuer
+	}
+	return &guard{Rules: rules, app: app, logger: ctx.Logger()}, nil
+}
+
+func configuredApp(ctx caddy.Context) (*issuer.App, error) {
+	app, err := ctx.AppIfConfigured("client_credentials")
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return nil, errors.New("the client_credentials app is not configured: " +
+			"add the global option 'client_credentials { issuer https://… }'")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return app.(*issuer.App), nil
+}
+
+// admit returns who sends the request, if it may pass; nil and no refusal where
+// it brings no token at all. The client's own identity headers are gone when it
+// returns, whatever it returns.
+func (g *guard) admit(r *http.Request) (*admission, *refusal) {
+	stripIdentity(r)
+	a := admissionOf(r)
+	if a == nil {
+		var ref *refusal
+		if a, ref = g.authenticate(r); a == nil || ref != nil {
+			return nil, ref
+		}
+	}
+	if !a.Token.For(g.Audience) {
+		return nil, &refusal{
+			status: http.StatusUnauthorized, code: "invalid_token",
+			description: "the token is for another audience", reason: "wrong audience",
+		}
+	}
+	if !issuer.HasScopes(a.Token.Scopes, g.Scopes) {
+		return nil, insufficientScope(g.Scopes...)
+	}
+	caddyhttp.SetVar(r.Context(), admissionVar, a)
+	return a, nil
+}
+
+func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {
+	token, err := bearerToken(r.Header)
+	if err != nil {
+		return nil, &refusal{
+			status: http.StatusBadRequest, code: "invalid_request",
+			description: err.Error(), reason: err.Error(),
+		}
+	}
+	if token == "" {
+		return nil, nil
+	}
+	iss, err := g.app.Open()
+	if err != nil {
+		return nil, cannotTell(err)
+	}
+	access, err := iss.Verify(r.Context(), token)
+	var refused *issuer.Refusal
+	switch {
+	case errors.As(err, &refused):
+		return nil, &refusal{
+			status: http.StatusUnauthorized, code: "invalid_token",
+			description: "the token is invalid, expired or revoked", reason: refused.Reason,
+		}
+	case err != nil:
+		return nil, cannotTell(err)
+	}
+	return &admission{Access: access, authorization: r.Header["Authorization"][0]}, nil
+}
+
+func noToken() *refusal {
+	return &refusal{status: http.StatusUnauthorized, reason: "no token"}
+}
+
+func insufficientScope(needed ...string) *refusal {
+	return &refusal{
+		status: http.StatusForbidden, code: "insufficient_scope",
+		description: "the token lacks a scope that this needs",
+		scope:       strings.Join(needed, " "), reason: "insufficient scope",
+	}
+}
+
+func cannotTell(err error) *refusal {
+	return &refusal{status: http.StatusServiceUnavailable, reason: "cannot tell", err: err}
+}
+
+// retryAfter is how many seconds a client is told to wait where the server
+// cannot tell now.
+const retryAfter = "5"
+
+// challenge writes the header fields of a refusal, and logs it.
+func (g *guard) challenge(w http.ResponseWriter, r *http.Request, ref *refusal) {
+	w.Header().Set("Cache-Control", "no-store")
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set("http.auth.bearer.error", ref.reason)
+	}
+	if ref.status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter)
+		g.logger.Error("cannot verify token", zap.Error(ref.err))
+		return
+	}
+	params := []string{`realm="` + g.Realm + `"`}
+	if ref.code != "" {
+		params = append(params, `error="`+ref.code+`"`, `error_description="`+ref.description+`"`)
+	}
+	if ref.scope != "" {
+		params = append(params, `scope="`+ref.scope+`"`)
+	}
+	w.Header().Set("WWW-Authenticate", "Bearer "+strings.Join(params, ", "))
+
+	level := zap.InfoLevel
+	if ref.code == "" {
+		level = zap.DebugLevel // how every dance with a challenge begins
+	}
+	if entry := g.logger.Check(level, "request refused"); entry != nil {
+		entry.Write(zap.String("reason", ref.reason), zap.Int("status", ref.status),
+			zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.String("remote_ip", clientIP(r)))
+	}
+}
+
+// accept logs that a request passes.
+func (g *guard) accept(a *admission) {
+	if entry := g.logger.Check(zapcore.DebugLevel, "request admitted"); entry != nil {
+		entry.Write(zap.String("client_id", a.Token.ClientID), zap.String("jti", a.Token.ID))
+	}
+}
+
+// clientIP is the client's address as Caddy sees it, trusted proxies respected.
+func clientIP(r *http.Request) string {
+	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	return ip
+}

@@ -1,0 +1,187 @@
+package handler
+
+import (
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
+)
+
+func init() {
+	caddy.RegisterModule(StripIdentityHeaders{})
+}
+
+// StripIdentityHeaders removes what a client sends under the names of the
+// headers that tell the upstream who it is: `X-Client-Id`, `X-Client-Scope` and
+// `X-Client-Account`, in every letter case and with `_` or `.` in place of `-`,
+// as header fields and as trailers. It also takes these names, and
+// `Authorization`, out of the `Connection` header field, which would remove the
+// true ones on their way to the upstream.
+//
+// The directives `client_credentials` and `bearer_auth` put it in front of
+// their guards, for requests that no guard looks at. It does its work once for
+// a request: what is set after that stays.
+type StripIdentityHeaders struct{}
+
+// CaddyModule returns the Caddy module information.
+func (StripIdentityHeaders) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.strip_identity_headers",
+		New: func() caddy.Module { return new(StripIdentityHeaders) },
+	}
+}
+
+func (StripIdentityHeaders) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	stripIdentity(r)
+	return next.ServeHTTP(w, r)
+}
+
+const (
+	headerClientID = "X-Client-Id"
+	headerScope    = "X-Client-Scope"
+	headerAccount  = "X-Client-Account"
+)
+
+// The names of this package's entries among the variables of a request.
+const (
+	strippedVar  = "client_credentials.stripped"
+	admissionVar = "client_credentials.admission"
+)
+
+// admission is what a guard leaves in the request for those that follow.
+type admission struct {
+	issuer.Access
+	authorization string // the header field's value
+}
+
+// String keeps the token out of what prints the request's variables.
+func (a *admission) String() string { return a.Token.String() }
+
+func admissionOf(r *http.Request) *admission {
+	a, _ := caddyhttp.GetVar(r.Context(), admissionVar).(*admission)
+	return a
+}
+
+// setIdentity tells Caddy and the upstream who the client is. The header
+// fields' values are made anew for each request: Caddy edits them in place.
+func setIdentity(r *http.Request, a *admission, forwardToken bool) {
+	setOrDelete(r.Header, headerClientID, a.Token.ClientID)
+	setOrDelete(r.Header, headerScope, a.Token.Scope)
+	setOrDelete(r.Header, headerAccount, a.Credential.Account)
+	if forwardToken {
+		r.Header["Authorization"] = []string{a.authorization}
+	} else {
+		delete(r.Header, "Authorization")
+	}
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set("http.auth.user.id", a.Token.ClientID)
+		for key, value := range metadata(a.Access) {
+			repl.Set("http.auth.user."+key, value)
+		}
+	}
+}
+
+// metadata is what `{http.auth.user.*}` says beside the id.
+func metadata(a issuer.Access) map[string]string {
+	name := ""
+	if a.Credential.Name != nil {
+		name = *a.Credential.Name
+	}
+	return map[string]string{
+		"scope":   a.Token.Scope,
+		"account": a.Credential.Account,
+		"name":    name,
+		"jti":     a.Token.ID,
+	}
+}
+
+func setOrDelete(header http.Header, name, value string) {
+	if value == "" {
+		delete(header, name)
+		return
+	}
+	header[name] = []string{value}
+}
+
+// stripIdentity removes the client's own identity headers, once for a request:
+// those that a guard has set since are not the client's.
+func stripIdentity(r *http.Request) {
+	if caddyhttp.GetVar(r.Context(), strippedVar) != nil {
+		return
+	}
+	caddyhttp.SetVar(r.Context(), strippedVar, true)
+	deleteIdentity(r.Header)
+	if values := r.Header["Connection"]; len(values) > 0 {
+		r.Header["Connection"] = keepFromConnection(values)
+	}
+	if r.Trailer != nil {
+		deleteIdentity(r.Trailer)
+		// A trailer that was not announced arrives with the end of the body.
+		r.Body = &trailerStripper{ReadCloser: r.Body, trailer: r.Trailer}
+	}
+}
+
+func deleteIdentity(header http.Header) {
+	for name := range header {
+		if isIdentityHeader(name) {
+			delete(header, name)
+		}
+	}
+}
+
+// isIdentityHeader knows the names in every spelling that some upstream takes
+// for the same: CGI and its kin fold case, "-", "_" and ".".
+func isIdentityHeader(name string) bool {
+	switch len(name) {
+	case len(headerClientID), len(headerScope), len(headerAccount):
+	default:
+		return false
+	}
+	if name[0]|0x20 != 'x' {
+		return false
+	}
+	name = strings.NewReplacer("_", "-", ".", "-").Replace(name)
+	return strings.EqualFold(name, headerClientID) || strings.EqualFold(name, headerScope) ||
+		strings.EqualFold(name, headerAccount)
+}
+
+// keepFromConnection returns the Connection header field without the names that
+// reverse_proxy must not remove on the client's word (RFC 9110 section 7.6.1).
+func keepFromConnection(values []string) []string {
+	kept := make([]string, 0, len(values))
+	for _, value := range values {
+		var options []string
+		for option := range strings.SplitSeq(value, ",") {
+			option = strings.TrimSpace(option)
+			if option != "" && !isIdentityHeader(option) && !strings.EqualFold(option, "Authorization") {
+				options = append(options, option)
+			}
+		}
+		if len(options) > 0 {
+			kept = append(kept, strings.Join(options, ", "))
+		}
+	}
+	return kept
+}
+
+// trailerStripper removes identity trailers when the body ends, which is when
+// the server has added those that came.
+type trailerStripper struct {
+	io.ReadCloser
+	trailer http.Header
+}
+
+func (t *trailerStripper) Read(p []byte) (int, error) {
+	n, err := t.ReadCloser.Read(p)
+	if err != nil {
+		deleteIdentity(t.trailer)
+	}
+	return n, err
+}
+
+// Interface guards
+var _ caddyhttp.MiddlewareHandler = StripIdentityHeaders{}

@@ -1,0 +1,131 @@
+package handler
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// problem is an error document by RFC 9457.
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+}
+
+func writeProblem(w http.ResponseWriter, status int, detail string) {
+	writeBody(w, status, "application/problem+json", marshal(problem{
+		Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail,
+	}))
+}
+
+// writeJSON answers in the JSON media type that the client prefers.
+func writeJSON(w http.ResponseWriter, r *http.Request, status int, v any) {
+	body, mediaType := marshal(v), preferredJSON(r.Header.Values("Accept"))
+	if strings.HasPrefix(mediaType, "text/") {
+		body = ascii(body)
+	}
+	writeBody(w, status, mediaType, body)
+}
+
+// writeBody answers with what nobody may keep: RFC 6749 section 5.1 wants both
+// fields, and the credential endpoints answer with secrets too.
+func writeBody(w http.ResponseWriter, status int, mediaType string, body []byte) {
+	header := w.Header()
+	header.Set("Content-Type", mediaType)
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	header.Set("Cache-Control", "no-store")
+	header.Set("Pragma", "no-cache")
+	header.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}
+
+// marshal encodes what always can be encoded: this package's own documents.
+func marshal(v any) []byte {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false) // it is not HTML
+	if err := enc.Encode(v); err != nil {
+		panic(fmt.Sprintf("encoding %T: %v", v, err))
+	}
+	return bytes.TrimRight(buf.Bytes(), "\n")
+}
+
+// jsonTypes are the media types that an answer can have. The first wins a tie.
+var jsonTypes = []string{"application/json", "text/json", "text/plain"}
+
+// preferredJSON chooses among them by RFC 9110 section 12.5.1. An Accept that
+// takes none of them gets the default: an answer in the wrong type is of more
+// use than none.
+func preferredJSON(accept []string) string {
+	best, bestQuality := jsonTypes[0], 0.0
+	for _, candidate := range jsonTypes {
+		if q := acceptQuality(accept, candidate); q > bestQuality {
+			best, bestQuality = candidate, q
+		}
+	}
+	return best
+}
+
+// acceptQuality returns the weight that the most specific range of the Accept
+// header field gives to a media type.
+func acceptQuality(accept []string, mediaType string) float64 {
+	major, _, _ := strings.Cut(mediaType, "/")
+	quality, specificity := 0.0, 0
+	for _, field := range accept {
+		for element := range strings.SplitSeq(field, ",") {
+			mediaRange, params, err := mime.ParseMediaType(element)
+			if err != nil {
+				continue
+			}
+			var match int
+			switch mediaRange {
+			case mediaType:
+				match = 3
+			case major + "/*":
+				match = 2
+			case "*/*":
+				match = 1
+			}
+			if match <= specificity {
+				continue
+			}
+			q := 1.0
+			if weight, ok := params["q"]; ok {
+				if q, err = strconv.ParseFloat(weight, 64); err != nil || q < 0 || q > 1 {
+					continue
+				}
+			}
+			quality, specificity = q, match
+		}
+	}
+	return quality
+}
+
+// ascii escapes what is not ASCII in a JSON text. The text types have no
+// charset of their own (RFC 6657), and clients guess differently.
+func ascii(text []byte) []byte {
+	out := make([]byte, 0, len(text))
+	for len(text) > 0 {
+		r, size := utf8.DecodeRune(text)
+		switch {
+		case r < utf8.RuneSelf:
+			out = append(out, byte(r))
+		case r > 0xFFFF:
+			high, low := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+		text = text[size:]
+	}
+	return out
+}

@@ -1,0 +1,295 @@
+package handler
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"mime/multipart"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/strictjson"
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
+)
+
+// tokenError is an error document by RFC 6749 section 5.2.
+type tokenError struct {
+	Code        string `json:"error"`
+	Description string `json:"error_description,omitempty"`
+}
+
+// The two dialects of a token answer.
+type (
+	standardToken struct {
+		AccessToken string `json:"access_token"`
+		TokenType   string `json:"token_type"`
+		ExpiresIn   int64  `json:"expires_in"`
+		Scope       string `json:"scope,omitempty"`
+	}
+	originalToken struct {
+		AccessToken string `json:"accessToken"`
+		TokenType   string `json:"tokenType"`
+		ExpiresIn   int64  `json:"expiresIn"`
+	}
+)
+
+// tokenRequest is a request for a token, of either dialect.
+type tokenRequest struct {
+	issuer.TokenRequest
+	original bool
+}
+
+// field is one parameter of a request, as it was named.
+type field struct{ name, value string }
+
+// serveToken is the token endpoint. The order of its checks is the one that
+// tells least: form, then the client, then what it asks for.
+func (c *ClientCredentials) serveToken(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		writeTokenError(w, r, http.StatusMethodNotAllowed, "invalid_request", "the token endpoint takes POST")
+		return
+	}
+	req, err := parseTokenRequest(w, r)
+	switch {
+	case errors.Is(err, errTooLarge):
+		writeTokenError(w, r, http.StatusRequestEntityTooLarge, "invalid_request", err.Error())
+		return
+	case errors.Is(err, errMalformedBasic):
+		c.refuseToken(w, r, &issuer.TokenError{
+			Code: "invalid_client", Description: "client authentication failed", Reason: "malformed Basic credentials",
+		})
+		return
+	case err != nil:
+		writeTokenError(w, r, http.StatusBadRequest, "invalid_request", err.Error())
+		return
+	}
+	iss, err := c.app.Open()
+	if err != nil {
+		c.failToken(w, r, err)
+		return
+	}
+	issued, err := iss.Issue(r.Context(), req.TokenRequest)
+	var refused *issuer.TokenError
+	switch {
+	case errors.As(err, &refused):
+		c.refuseToken(w, r, refused)
+	case err != nil:
+		c.failToken(w, r, err)
+	case req.original:
+		writeJSON(w, r, http.StatusOK, originalToken{
+			AccessToken: issued.Token,
+			TokenType:   "bearer",
+			ExpiresIn:   int64(issued.ExpiresIn / time.Second),
+		})
+	default:
+		writeJSON(w, r, http.StatusOK, standardToken{
+			AccessToken: issued.Token,
+			TokenType:   "Bearer",
+			ExpiresIn:   int64(issued.ExpiresIn / time.Second),
+			Scope:       strings.Join(issued.Scopes, " "),
+		})
+	}
+}
+
+func (c *ClientCredentials) refuseToken(w http.ResponseWriter, r *http.Request, refused *issuer.TokenError) {
+	c.logger.Info("token refused", zap.String("error", refused.Code), zap.String("reason", refused.Reason),
+		zap.String("remote_ip", clientIP(r)))
+	status := http.StatusBadRequest
+	if refused.Code == "invalid_client" {
+		// RFC 9110 section 15.5.2: a 401 always carries a challenge.
+		status = http.StatusUnauthorized
+		w.Header().Set("WWW-Authenticate", `Basic realm="`+c.writers.Realm+`"`)
+	}
+	writeTokenError(w, r, status, refused.Code, refused.Description)
+}
+
+func (c *ClientCredentials) failToken(w http.ResponseWriter, r *http.Request, err error) {
+	c.logger.Error("request failed", zap.String("doing", "issuing a token"), zap.Error(err))
+	w.Header().Set("Retry-After", retryAfter)
+	writeTokenError(w, r, http.StatusServiceUnavailable, "temporarily_unavailable", "the server can't issue tokens now")
+}
+
+func writeTokenError(w http.ResponseWriter, r *http.Request, status int, code, description string) {
+	writeJSON(w, r, status, tokenError{code, description})
+}
+
+// parseTokenRequest reads a request of either dialect. Its errors are fit for
+// an error_description, and repeat nothing of what was sent.
+func parseTokenRequest(w http.ResponseWriter, r *http.Request) (*tokenRequest, error) {
+	fields, form, err := readFields(w, r)
+	if err != nil {
+		return nil, err
+	}
+	req, err := assembleTokenRequest(fields, form)
+	if err != nil {
+		return nil, err
+	}
+	basic, err := basicAuthorization(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	if basic != nil {
+		// RFC 6749 section 2.3: one method of authentication in each request.
+		if len(req.Secrets) > 0 {
+			return nil, errors.New("the client authenticates both in the Authorization header field and in the body")
+		}
+		if req.ClientID != "" && req.ClientID != basic.clientID {
+			return nil, errors.New("the client ids of the Authorization header field and of the body differ")
+		}
+		req.ClientID, req.Secrets = basic.clientID, basic.secrets
+	}
+	if req.GrantType == "" && req.ClientID == "" {
+		return nil, errors.New("grant_type is missing")
+	}
+	return req, nil
+}
+
+// readFields reads the parameters of the body, and whether it is a form. The
+// URI's query is not looked at: no secret belongs there (RFC 6749 section 2.3.1).
+func readFields(w http.ResponseWriter, r *http.Request) (fields []field, form bool, err error) {
+	name, params := mediaType(r.Header)
+	switch {
+	case name == "application/x-www-form-urlencoded", name == "multipart/form-data", isJSON(name):
+	default:
+		return nil, false, errors.New("the body must be application/x-www-form-urlencoded, in UTF-8")
+	}
+	body, err := readBody(w, r)
+	if err != nil {
+		return nil, false, err
+	}
+	switch name {
+	case "application/x-www-form-urlencoded":
+		fields, err = formFields(string(body))
+		return fields, true, err
+	case "multipart/form-data":
+		fields, err = multipartFields(body, params["boundary"])
+		return fields, false, err
+	}
+	fields, err = jsonFields(body)
+	return fields, false, err
+}
+
+func formFields(body string) ([]field, error) {
+	values, err := url.ParseQuery(body)
+	if err != nil {
+		return nil, errors.New("the body is not form-urlencoded")
+	}
+	var fields []field
+	for name, all := range values {
+		for _, value := range all {
+			fields = append(fields, field{name, value})
+		}
+	}
+	return fields, nil
+}
+
+func multipartFields(body []byte, boundary string) ([]field, error) {
+	malformed := errors.New("the body is not multipart/form-data")
+	if boundary == "" {
+		return nil, malformed
+	}
+	var fields []field
+	parts := multipart.NewReader(bytes.NewReader(body), boundary)
+	for {
+		part, err := parts.NextRawPart()
+		if errors.Is(err, io.EOF) {
+			return fields, nil
+		}
+		if err != nil {
+			return nil, malformed
+		}
+		value, err := io.ReadAll(part)
+		if err != nil || part.FormName() == "" {
+			return nil, malformed
+		}
+		fields = append(fields, field{part.FormName(), string(value)})
+	}
+}
+
+func jsonFields(body []byte) ([]field, error) {
+	members, err := strictjson.Object(body)
+	if err != nil {
+		return nil, errors.New("the body is not one JSON object: " + err.Error())
+	}
+	var fields []field
+	for name, raw := range members {
+		value, ok := strictjson.String(raw)
+		switch {
+		case !ok && strictjson.Null(raw):
+			value = ""
+		case !ok && (isStandardName(name) || originalName(name) != ""):
+			return nil, errors.New("a parameter is not a string")
+		}
+		fields = append(fields, field{name, value})
+	}
+	return fields, nil
+}
+
+// isStandardName knows the parameters by RFC 6749's spelling.
+func isStandardName(name string) bool {
+	switch name {
+	case "grant_type", "client_id", "client_secret", "scope", "resource":
+		return true
+	}
+	return false
+}
+
+// originalName returns the parameter that the original dialect knows by that
+// name, whatever its letter case.
+func originalName(name string) string {
+	for _, known := range []string{"GrantType", "ClientId", "ClientSecret"} {
+		// Lengths in bytes tell ASCII from letters that only fold to it.
+		if len(name) == len(known) && strings.EqualFold(name, known) {
+			return known
+		}
+	}
+	return ""
+}
+
+// assembleTokenRequest settles the dialect. Parameters that no dialect knows
+// are left alone, and those without a value count as absent (RFC 6749 section
+// 3.2), but none may be given twice.
+func assembleTokenRequest(fields []field, form bool) (*tokenRequest, error) {
+	req := new(tokenRequest)
+	standard := false
+	seen := make(map[string]bool, len(fields))
+	for _, f := range fields {
+		name := f.name
+		if known := originalName(name); known != "" {
+			name, req.original = known, true
+		} else if isStandardName(name) {
+			standard = true
+		}
+		if seen[name] && name != "resource" { // RFC 8707 section 2
+			return nil, errors.New("a parameter is given twice")
+		}
+		seen[name] = true
+		if f.value == "" {
+			continue
+		}
+		switch name {
+		case "grant_type", "GrantType":
+			req.GrantType = f.value
+		case "client_id", "ClientId":
+			req.ClientID = f.value
+		case "client_secret", "ClientSecret":
+			req.Secrets = []string{f.value}
+		case "scope":
+			req.Scope = f.value
+		case "resource":
+			req.Resources = append(req.Resources, f.value)
+		}
+	}
+	switch {
+	case standard && req.original:
+		return nil, errors.New("parameters of both spellings in one request")
+	case standard && !form:
+		return nil, errors.New("the body must be application/x-www-form-urlencoded, in UTF-8")
+	}
+	return req, nil
+}

@@ -1,0 +1,340 @@
+// Package testserver runs real Caddy servers for tests: in the process of the
+// test, or as a process of their own that a test can kill.
+package testserver
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile" // the adapter
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	_ "github.com/clientcredentials/caddy-client-credentials"
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
+)
+
+// childEnv makes a test binary run as caddy.
+const childEnv = "TESTSERVER_RUN_AS_CADDY"
+
+// Main runs the tests, or, in a process that Command has started, caddy. Every
+// TestMain of a package that uses Command calls it.
+func Main(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		caddycmd.Main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// Server is where a test finds the servers of a configuration.
+type Server struct {
+	// Dir is the test's own directory; the store is Dir/store, Caddy's storage
+	// Dir/storage, and the log Dir/log.
+	Dir string
+	// Port is the port of the site on localhost, and Admin the address of the
+	// admin endpoint.
+	Port  int
+	Admin string
+	// Upstream is what the site proxies to.
+	Upstream *Upstream
+}
+
+// New prepares a server, of which nothing runs yet.
+func New(t testing.TB) *Server {
+	t.Helper()
+	return &Server{
+		Dir:      t.TempDir(),
+		Port:     FreePort(t),
+		Admin:    fmt.Sprintf("127.0.0.1:%d", FreePort(t)),
+		Upstream: newUpstream(t),
+	}
+}
+
+// Expand writes the server's own values into a Caddyfile: {{dir}}, {{port}},
+// {{url}}, {{upstream}}, and {{global}} for the global options that keep a test
+// to itself. A global options block must begin with {{global}}.
+func (s *Server) Expand(caddyfile string) string {
+	global := strings.Join([]string{
+		"admin " + s.Admin,
+		"persist_config off",
+		"skip_install_trust",
+		"default_bind 127.0.0.1",
+		"grace_period 1s",
+		"storage file_system " + filepath.Join(s.Dir, "storage"),
+		"log {", "\toutput file " + filepath.Join(s.Dir, "log"), "\tlevel DEBUG", "}",
+	}, "\n\t")
+	return strings.NewReplacer(
+		"{{global}}", global,
+		"{{dir}}", s.Dir,
+		"{{port}}", fmt.Sprint(s.Port),
+		"{{url}}", s.URL(""),
+		"{{upstream}}", s.Upstream.Address(),
+	).Replace(caddyfile)
+}
+
+// Simple is a site with the endpoints, the guard and an upstream.
+const Simple = `{
+	{{global}}
+	client_credentials {
+		issuer {{url}}
+		store badger {{dir}}/store
+	}
+}
+{{url}} {
+	client_credentials
+	reverse_proxy {{upstream}}
+}
+`
+
+// Run loads a Caddyfile into this process, and ends it with the test. One
+// process runs one configuration: a second call is a reload.
+func (s *Server) Run(t testing.TB, caddyfile string) {
+	t.Helper()
+	if err := s.Load(caddyfile); err != nil {
+		t.Fatalf("loading the Caddyfile: %v", err)
+	}
+	t.Cleanup(func() { _ = caddy.Stop() })
+}
+
+// Load loads a Caddyfile into this process.
+func (s *Server) Load(caddyfile string) error {
+	config, err := s.Adapt(caddyfile)
+	if err != nil {
+		return err
+	}
+	return caddy.Load(config, true)
+}
+
+// Adapt returns the Caddyfile as JSON.
+func (s *Server) Adapt(caddyfile string) ([]byte, error) {
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(s.Expand(caddyfile)), map[string]any{"filename": "Caddyfile"})
+	return config, err
+}
+
+// WriteCaddyfile writes the Caddyfile into the server's directory and returns
+// its path.
+func (s *Server) WriteCaddyfile(t testing.TB, caddyfile string) string {
+	t.Helper()
+	path := filepath.Join(s.Dir, "Caddyfile")
+	if err := os.WriteFile(path, []byte(s.Expand(caddyfile)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Command returns a caddy command that runs in a process of its own.
+func (s *Server) Command(args ...string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), childEnv+"=1", "XDG_DATA_HOME="+s.Dir, "XDG_CONFIG_HOME="+s.Dir)
+	cmd.Dir = s.Dir
+	return cmd
+}
+
+// Start runs the Caddyfile in a process of its own and waits until the site
+// answers. The process is killed when the test ends.
+func (s *Server) Start(t testing.TB, caddyfile string) *exec.Cmd {
+	t.Helper()
+	cmd := s.Command("run", "--config", s.WriteCaddyfile(t, caddyfile))
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	s.WaitReady(t, func() string { return output.String() })
+	return cmd
+}
+
+// WaitReady waits until the site answers.
+func (s *Server) WaitReady(t testing.TB, output func() string) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		resp, err := http.Get(s.URL("/"))
+		if err == nil {
+			_ = resp.Body.Close()
+			return
+		}
+	}
+	t.Fatalf("the server does not answer: %s", output())
+}
+
+// URL returns the URL of a path of the site.
+func (s *Server) URL(path string) string { return fmt.Sprintf("http://localhost:%d%s", s.Port, path) }
+
+// Log returns all that was logged.
+func (s *Server) Log(t testing.TB) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(s.Dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// Credential is a client id and its secret.
+type Credential struct{ ClientID, Secret string }
+
+// Create creates a credential of the configuration that runs in this process.
+func (s *Server) Create(t testing.TB, draft issuer.Draft) Credential {
+	t.Helper()
+	app, err := caddy.ActiveContext().AppIfConfigured("client_credentials")
+	if err != nil {
+		t.Fatal(err)
+	}
+	iss, err := app.(*issuer.App).Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, secret, err := iss.Create(t.Context(), draft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Credential{c.ClientID, secret}
+}
+
+// CreateWith creates a credential with scopes.
+func (s *Server) CreateWith(t testing.TB, scopes ...string) Credential {
+	t.Helper()
+	return s.Create(t, issuer.Draft{Scopes: scopes})
+}
+
+// Token obtains a token for the credential, with further parameters.
+func (s *Server) Token(t testing.TB, c Credential, params ...string) string {
+	t.Helper()
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {c.ClientID}, "client_secret": {c.Secret}}
+	for i := 0; i+1 < len(params); i += 2 {
+		form.Add(params[i], params[i+1])
+	}
+	resp, err := http.PostForm(s.URL("/api/v0/oauth/token"), form)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := Body(t, resp)
+	var answer struct {
+		Token string `json:"access_token"`
+	}
+	if err := json.Unmarshal([]byte(body), &answer); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("token request: %d %s", resp.StatusCode, body)
+	}
+	return answer.Token
+}
+
+// Do sends a request. Header fields are given as name, value, name, value …;
+// a body makes up the rest.
+func (s *Server) Do(t testing.TB, method, path, body string, header ...string) *http.Response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, s.URL(path), strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header[http.CanonicalHeaderKey(header[i])] = append(req.Header[http.CanonicalHeaderKey(header[i])], header[i+1])
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req) // no redirects, no cookies
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = resp.Body.Close() })
+	return resp
+}
+
+// Bearer returns the arguments of Do that send a token.
+func Bearer(token string) []string { return []string{"Authorization", "Bearer " + token} }
+
+// Body reads and closes a response's body.
+func Body(t testing.TB, resp *http.Response) string {
+	t.Helper()
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
+// FreePort returns a port that nobody listens on, below those that outgoing
+// connections take.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	ports.Lock()
+	defer ports.Unlock()
+	for range 1000 {
+		ports.next++
+		port := 20000 + (os.Getpid()*37+ports.next)%12000
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		_ = l.Close()
+		return port
+	}
+	t.Fatal("no free port")
+	return 0
+}
+
+var ports struct {
+	sync.Mutex
+	next int
+}
+
+// Upstream is an HTTP server that records what reaches it.
+type Upstream struct {
+	server *httptest.Server
+
+	mu       sync.Mutex
+	requests []Request
+}
+
+// Request is what reached the upstream.
+type Request struct {
+	Method, URI string
+	Header      http.Header
+	Trailer     http.Header
+	Body        string
+}
+
+func newUpstream(t testing.TB) *Upstream {
+	u := new(Upstream)
+	u.server = httptest.NewServer(http.HandlerFunc(u.record))
+	t.Cleanup(u.server.Close)
+	return u
+}
+
+func (u *Upstream) record(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	u.mu.Lock()
+	u.requests = append(u.requests, Request{r.Method, r.RequestURI, r.Header.Clone(), r.Trailer.Clone(), string(body)})
+	u.mu.Unlock()
+	fmt.Fprintf(w, "hello %s", r.Header.Get("X-Client-Id"))
+}
+
+// Address returns the host and port of the upstream.
+func (u *Upstream) Address() string { return u.server.Listener.Addr().String() }
+
+// Take returns the requests that came since the last call.
+func (u *Upstream) Take() []Request {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	taken := u.requests
+	u.requests = nil
+	return taken
+}

@@ -1,0 +1,315 @@
+package issuer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/certmagic"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+func init() {
+	caddy.RegisterModule(new(App)) // not a value: it holds locks
+}
+
+// App is the authorization server for machine clients: it keeps their
+// credentials, and signs and verifies the tokens that it issues for them. All
+// sites of the server share it; the handlers `client_credentials` and
+// `bearer_auth` are its doors.
+type App struct {
+	// The issuer identifier (RFC 8414): the `iss` claim of every token, an
+	// https URL without query and fragment. Plain http is accepted for loopback
+	// hosts only. Required. Placeholders are replaced.
+	Issuer string `json:"issuer,omitempty"`
+
+	// The `aud` claim of the tokens, which the guards ask for.
+	// Placeholders are replaced. Default: the issuer.
+	Audience string `json:"audience,omitempty"`
+
+	// How long a token lives, in whole seconds; never longer than its
+	// credential. Default: `1h`
+	TokenLifetime caddy.Duration `json:"token_lifetime,omitempty"`
+
+	// The path of the PEM file (PKCS#8 or SEC 1) with the private key that
+	// signs the tokens. The algorithm follows the key: ES256 for P-256, EdDSA
+	// for Ed25519, RS256 for RSA. When it is replaced, the tokens that the old
+	// one signed stay valid until they expire. Placeholders are replaced.
+	// Default: a P-256 key that is made on first start and kept, sealed, in the
+	// store.
+	SigningKey string `json:"signing_key,omitempty"`
+
+	// The key that seals what the store must not hold in the clear: 32 bytes in
+	// base64, best as a placeholder such as `{env.MASTER_KEY}` or
+	// `{file./run/secrets/master_key}`. Default: a key that is made on first
+	// start and kept in Caddy's storage as `client_credentials/master.key`.
+	MasterKey string `json:"master_key,omitempty"`
+
+	// Where the credentials are kept. Default: `badger`
+	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=client_credentials.stores inline_key=module"`
+
+	policy  Policy
+	signing *signingKey // nil: the store's own
+	master  masterKey   // zero: the one in Caddy's storage
+	engine  store.Engine
+	storage certmagic.Storage
+
+	issuer  atomic.Pointer[Issuer]
+	opening sync.Mutex
+	held    bool // the store, in the pool; guarded by opening
+	over    bool // Cleanup has run; guarded by opening
+}
+
+// DefaultTokenLifetime is how long a token lives where nothing is configured.
+const DefaultTokenLifetime = time.Hour
+
+// CaddyModule returns the Caddy module information.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "client_credentials",
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision checks the configuration. It opens nothing and writes nothing:
+// `caddy validate` must work beside a running server and leave no trace.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.storage = ctx.Storage()
+	if err := a.provisionPolicy(); err != nil {
+		return err
+	}
+	if err := a.provisionKeys(); err != nil {
+		return err
+	}
+	if a.StoreRaw == nil {
+		a.StoreRaw = json.RawMessage(`{"module":"badger"}`)
+	}
+	engine, err := ctx.LoadModule(a, "StoreRaw")
+	if err != nil {
+		return fmt.Errorf("loading the store module: %v", err)
+	}
+	a.engine = engine.(store.Engine)
+	return nil
+}
+
+// Start opens the store. An error leaves the configuration that ran before
+// running.
+func (a *App) Start() error {
+	_, err := a.Open()
+	return err
+}
+
+// Stop does nothing: requests of this configuration may still be under way.
+func (a *App) Stop() error { return nil }
+
+// Cleanup gives up this configuration's hold on the store. The store closes
+// when no other configuration holds it.
+func (a *App) Cleanup() error {
+	a.opening.Lock()
+	defer a.opening.Unlock()
+	a.over = true
+	if !a.held {
+		return nil
+	}
+	a.held = false
+	_, err := stores.Delete(a.engine.Identity())
+	return err
+}
+
+// Open returns the issuer. The first call, of Start or of a request (Caddy
+// starts its apps in no order), opens the store and the keys.
+func (a *App) Open() (*Issuer, error) {
+	if iss := a.issuer.Load(); iss != nil {
+		return iss, nil
+	}
+	a.opening.Lock()
+	defer a.opening.Unlock()
+	if iss := a.issuer.Load(); iss != nil {
+		return iss, nil
+	}
+	if a.over {
+		return nil, store.ErrClosed
+	}
+	ctx := context.Background()
+	shared, err := acquire(ctx, a.engine)
+	if err != nil {
+		return nil, err
+	}
+	iss, err := a.openIssuer(ctx, shared)
+	if err != nil {
+		_, _ = stores.Delete(a.engine.Identity())
+		return nil, err
+	}
+	a.held = true
+	a.issuer.Store(iss)
+	return iss, nil
+}
+
+func (a *App) openIssuer(ctx context.Context, shared *sharedStore) (*Issuer, error) {
+	master := a.master
+	if master.aead == nil {
+		inUse, err := sealedInUse(ctx, shared.Store)
+		if err != nil {
+			return nil, err
+		}
+		if master, err = storedMasterKey(ctx, a.storage, inUse); err != nil {
+			return nil, err
+		}
+	}
+	mark, err := shared.registry.raiseMark(ctx, a.policy.TokenLifetime)
+	if err != nil {
+		return nil, fmt.Errorf("noting the token lifetime: %w", err)
+	}
+	keys, err := openKeyring(ctx, shared.Store, master, a.signing, mark+clockMargin, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return newIssuer(a.policy, shared.Store, shared.registry, keys), nil
+}
+
+func (a *App) provisionPolicy() error {
+	repl := caddy.NewReplacer()
+	issuer, err := repl.ReplaceOrErr(a.Issuer, true, true)
+	if err != nil {
+		return fmt.Errorf("issuer: %v", err)
+	}
+	if err := ValidateIssuer(issuer); err != nil {
+		return err
+	}
+	audience := issuer
+	if a.Audience != "" {
+		if audience, err = repl.ReplaceOrErr(a.Audience, true, true); err != nil {
+			return fmt.Errorf("audience: %v", err)
+		}
+	}
+	lifetime := time.Duration(a.TokenLifetime)
+	if lifetime == 0 {
+		lifetime = DefaultTokenLifetime
+	}
+	if err := ValidateTokenLifetime(lifetime); err != nil {
+		return err
+	}
+	a.policy = Policy{Issuer: issuer, Audience: audience, TokenLifetime: lifetime}
+	return nil
+}
+
+func (a *App) provisionKeys() error {
+	if a.SigningKey != "" {
+		path, err := caddy.NewReplacer().ReplaceOrErr(a.SigningKey, true, true)
+		if err != nil {
+			return fmt.Errorf("signing_key: %v", err)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("signing_key: %w", err)
+		}
+		key, err := parseSigningKey(text)
+		if err != nil {
+			return fmt.Errorf("signing_key: %s %w", path, err)
+		}
+		a.signing = &key
+	}
+	if a.MasterKey != "" {
+		text, err := caddy.NewReplacer().ReplaceOrErr(a.MasterKey, true, true)
+		if err != nil {
+			return fmt.Errorf("master_key: %v", err)
+		}
+		if a.master, err = parseMasterKey(text); err != nil {
+			return fmt.Errorf("master_key %w", err)
+		}
+	}
+	return nil
+}
+
+// Policy returns what the configuration says of the tokens.
+func (a *App) Policy() Policy { return a.policy }
+
+// ValidateIssuer checks an issuer identifier by RFC 8414 section 2.
+func ValidateIssuer(issuer string) error {
+	if issuer == "" {
+		return errors.New("issuer is required: set it to the https URL that the clients know this server by")
+	}
+	u, err := url.Parse(issuer)
+	switch {
+	case err != nil || u.Host == "" || u.Opaque != "" || u.User != nil:
+		return errors.New("issuer is not an absolute URL, such as https://api.example.com")
+	case strings.ContainsAny(issuer, "?#"):
+		return errors.New("issuer must have no query and no fragment (RFC 8414 section 2)")
+	case u.Scheme == "https", u.Scheme == "http" && loopback(u.Hostname()):
+		return nil
+	}
+	return errors.New("issuer must be an https URL; http is for localhost and loopback addresses only")
+}
+
+// ValidateTokenLifetime checks that a lifetime can be told in seconds.
+func ValidateTokenLifetime(d time.Duration) error {
+	if d < time.Second || d%time.Second != 0 {
+		return errors.New("token_lifetime must be a whole number of seconds, and at least 1s")
+	}
+	return nil
+}
+
+func loopback(host string) bool {
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// stores holds the open stores by their identity: a reload finds the store open
+// and its revocations in memory.
+var stores = caddy.NewUsagePool()
+
+// sharedStore is a store with what must outlive a configuration.
+type sharedStore struct {
+	store.Store
+	registry *registry
+}
+
+// Destruct closes the store, when the last operation is done.
+func (s *sharedStore) Destruct() error {
+	s.registry.close()
+	return s.Close()
+}
+
+func acquire(ctx context.Context, engine store.Engine) (*sharedStore, error) {
+	value, _, err := stores.LoadOrNew(engine.Identity(), func() (_ caddy.Destructor, err error) {
+		// The pool holds a lock while this runs: a panic would leave it locked.
+		defer func() {
+			if r := recover(); r != nil {
+				err = fmt.Errorf("opening the store panicked: %v", r)
+			}
+		}()
+		st, err := engine.Open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		reg, err := openRegistry(ctx, st, recentCredentials)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("reading the store: %w", err), st.Close())
+		}
+		return &sharedStore{Store: st, registry: reg}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return value.(*sharedStore), nil
+}
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

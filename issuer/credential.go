@@ -1,0 +1,206 @@
+package issuer
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+)
+
+// DefaultAccount is the account of a credential that names none.
+const DefaultAccount = "default"
+
+const maxNameLength = 200 // characters, by the wire contract
+
+// Credential is a client's registration: the record that the store keeps, and
+// what the API shows of it. A Credential that was handed out is never changed.
+type Credential struct {
+	// ID is the record's own id, a UUID v4.
+	ID string `json:"id"`
+	// ClientID is 16 random bytes in hexadecimal.
+	ClientID string `json:"client_id"`
+	// Name is a label, or nil.
+	Name *string `json:"name,omitempty"`
+	// Account is whose credential it is: callers see those of their own alone.
+	Account string `json:"account"`
+	// CreatedBy is the client id of the creator, empty for the command line.
+	CreatedBy string `json:"created_by,omitempty"`
+	// Scopes are what its tokens may carry.
+	Scopes  []string  `json:"scopes,omitempty"`
+	Created time.Time `json:"created"`
+	// Expires is when it stops working; zero for never.
+	Expires time.Time `json:"expires,omitzero"`
+	// Revoked is when it was revoked; zero while it is not.
+	Revoked time.Time `json:"revoked,omitzero"`
+	// Epoch rises with every change after which the tokens issued before must
+	// be refused. A token carries the epoch it was issued under.
+	Epoch uint64 `json:"epoch"`
+	// Version rises with every change: of two readings of a credential, the one
+	// of the higher version is the later.
+	Version uint64         `json:"version"`
+	Secrets []hashedSecret `json:"secrets"`
+}
+
+// hashedSecret is what is kept of a secret: HMAC-SHA-256 under the pepper of
+// that number.
+type hashedSecret struct {
+	Pepper int    `json:"pepper"`
+	Hash   []byte `json:"hash"`
+}
+
+// Active reports whether the credential works at the given time.
+func (c *Credential) Active(now time.Time) bool {
+	return c.Revoked.IsZero() && (c.Expires.IsZero() || now.Before(c.Expires))
+}
+
+// Draft is what a caller says of a credential that it wants created.
+type Draft struct {
+	Name *string
+	// Expires is when it shall stop working; zero for never.
+	Expires time.Time
+	// Account is DefaultAccount where it is empty.
+	Account   string
+	Scopes    []string
+	CreatedBy string
+}
+
+// InputError says which field of a request is wrong, and how. Both texts are
+// fit for the one who sent it, and repeat nothing of what was sent.
+type InputError struct{ Field, Problem string }
+
+func (e *InputError) Error() string { return e.Field + " " + e.Problem }
+
+func (d *Draft) validate(now time.Time) error {
+	if d.Name != nil {
+		if err := validateName(*d.Name); err != nil {
+			return err
+		}
+	}
+	if !d.Expires.IsZero() {
+		if !d.Expires.After(now) {
+			return &InputError{"expires", "is in the past"}
+		}
+		if d.Expires.UTC().Year() > 9999 { // RFC 3339 has four digits
+			return &InputError{"expires", "is after the year 9999"}
+		}
+	}
+	if !validAccount(d.Account) {
+		return &InputError{"account", "takes 1 to 64 letters, digits and the characters . _ -"}
+	}
+	for _, scope := range d.Scopes {
+		if !ValidScope(scope) {
+			return &InputError{"scopes", "holds a scope that RFC 6749 section 3.3 does not allow: visible ASCII without quotes and backslash"}
+		}
+	}
+	return nil
+}
+
+func validateName(name string) error {
+	if !utf8.ValidString(name) {
+		return &InputError{"name", "is not valid UTF-8"}
+	}
+	if utf8.RuneCountInString(name) > maxNameLength {
+		return &InputError{"name", fmt.Sprintf("is longer than %d characters", maxNameLength)}
+	}
+	for _, r := range name {
+		if unicode.IsControl(r) {
+			return &InputError{"name", "holds a control character"}
+		}
+	}
+	return nil
+}
+
+// validAccount keeps accounts fit for a header field's value.
+func validAccount(account string) bool {
+	if len(account) < 1 || len(account) > 64 {
+		return false
+	}
+	for i := range len(account) {
+		c := account[i]
+		switch {
+		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '.', c == '_', c == '-':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// newCredential makes the record that d asks for.
+func newCredential(d Draft, now time.Time, secret hashedSecret, clientID string) *Credential {
+	scopes := slices.Clone(d.Scopes)
+	slices.Sort(scopes)
+	return &Credential{
+		ID:        uuid.NewString(),
+		ClientID:  clientID,
+		Name:      d.Name,
+		Account:   d.Account,
+		CreatedBy: d.CreatedBy,
+		Scopes:    slices.Compact(scopes),
+		Created:   now.UTC(),
+		Expires:   d.Expires.UTC().Truncate(time.Millisecond), // the API shows no more
+		Epoch:     1,
+		Version:   1,
+		Secrets:   []hashedSecret{secret},
+	}
+}
+
+func newClientID() string {
+	return hex.EncodeToString(randomBytes(16))
+}
+
+func newSecret() string {
+	return base64.StdEncoding.EncodeToString(randomBytes(16))
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails: it ends the process instead
+	return b
+}
+
+// validClientID spares the store a look-up of what can't be there, and keeps
+// what is sent from becoming part of a key.
+func validClientID(id string) bool {
+	if len(id) != 32 {
+		return false
+	}
+	for i := range len(id) {
+		if c := id[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+func decodeCredential(data []byte) (*Credential, error) {
+	c := new(Credential)
+	if err := json.Unmarshal(data, c); err != nil {
+		return nil, fmt.Errorf("a credential's record can't be read: %w", err)
+	}
+	return c, nil
+}
+
+// The keys of the store. A credential's record is never deleted: it is the
+// state that says what its tokens are worth.
+const (
+	credentialPrefix = "credential/"
+	listedPrefix     = "listed/"     // listed/<account>/<created>/<client id>, while not revoked
+	revokedPrefix    = "revocation/" // revocation/<client id>, while a token of it may live
+)
+
+func credentialKey(clientID string) string { return credentialPrefix + clientID }
+
+func revocationKey(clientID string) string { return revokedPrefix + clientID }
+
+// listedKey sorts the credentials of an account by the time they were created.
+func listedKey(c *Credential) string {
+	return fmt.Sprintf("%s%s/%020d/%s", listedPrefix, c.Account, c.Created.UnixNano(), c.ClientID)
+}

@@ -1,0 +1,164 @@
+// Package issuer is the domain: credentials and their secrets, the tokens
+// issued for them and the keys that sign those, and revocation. It knows no
+// HTTP.
+package issuer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+// Policy is what the configuration says of the tokens.
+type Policy struct {
+	Issuer        string
+	Audience      string
+	TokenLifetime time.Duration
+}
+
+// Issuer creates credentials, issues tokens for them, and says what a token is
+// worth. Its methods may be called from many goroutines.
+type Issuer struct {
+	policy   Policy
+	store    store.Store
+	registry *registry
+	keys     *keyring
+	verified *lru[string, *Token] // by the whole token
+}
+
+// ErrNotFound says that there is no such credential, or none that the caller
+// may see.
+var ErrNotFound = errors.New("no such credential")
+
+// verifiedBytes bounds the memory of the tokens whose signature was checked.
+const verifiedBytes = 32 << 20
+
+func newIssuer(policy Policy, st store.Store, reg *registry, keys *keyring) *Issuer {
+	return &Issuer{
+		policy:   policy,
+		store:    st,
+		registry: reg,
+		keys:     keys,
+		verified: newLRU[string, *Token](verifiedBytes),
+	}
+}
+
+// Create durably creates a credential and returns it with its secret, which
+// can't be read again. It returns an *InputError where the draft is wrong.
+func (i *Issuer) Create(ctx context.Context, d Draft) (*Credential, string, error) {
+	if d.Account == "" {
+		d.Account = DefaultAccount
+	}
+	now := time.Now()
+	if err := d.validate(now); err != nil {
+		return nil, "", err
+	}
+	secret, clientID := newSecret(), newClientID()
+	c := newCredential(d, now, i.keys.hash(clientID, secret), clientID)
+	value, err := json.Marshal(c)
+	if err != nil {
+		return nil, "", err
+	}
+	err = i.store.Commit(ctx, store.Batch{
+		Conditions: []store.Condition{{Key: credentialKey(clientID)}},
+		Puts:       []store.Record{{Key: credentialKey(clientID), Value: value}, {Key: listedKey(c)}},
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("keeping a new credential: %w", err)
+	}
+	return c, secret, nil
+}
+
+// List returns the active credentials of an account, oldest first; those of
+// all accounts, one account after the other, where it is empty.
+func (i *Issuer) List(ctx context.Context, account string) ([]*Credential, error) {
+	prefix := listedPrefix
+	if account != "" {
+		prefix += account + "/"
+	}
+	var ids []string
+	err := i.store.Scan(ctx, prefix, func(key string, _ []byte) error {
+		ids = append(ids, key[len(key)-32:])
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing credentials: %w", err)
+	}
+	now := time.Now()
+	active := make([]*Credential, 0, len(ids))
+	for _, id := range ids {
+		c, err := i.registry.read(ctx, id)
+		if err != nil {
+			return nil, fmt.Errorf("listing credentials: %w", err)
+		}
+		if c.Active(now) {
+			active = append(active, c)
+		}
+	}
+	return active, nil
+}
+
+// Revoke revokes a credential of the account; of any, where it is empty. Once
+// it has returned nil, the credential gets no token, and none that it has got
+// is accepted, also after a crash. It returns ErrNotFound where there is no
+// such credential in the account, or it is revoked already or expired.
+func (i *Issuer) Revoke(ctx context.Context, account, clientID string) error {
+	if !validClientID(clientID) {
+		return ErrNotFound
+	}
+	for {
+		err := i.revokeOnce(ctx, account, clientID)
+		if !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
+}
+
+func (i *Issuer) revokeOnce(ctx context.Context, account, clientID string) error {
+	before, err := i.store.Get(ctx, credentialKey(clientID))
+	if errors.Is(err, store.ErrNotFound) {
+		return ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("revoking a credential: %w", err)
+	}
+	c, err := decodeCredential(before)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	if !c.Active(now) || (account != "" && c.Account != account) {
+		return ErrNotFound
+	}
+	c.Revoked = now.UTC()
+	c.Epoch++
+	c.Version++
+	after, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	until := i.registry.keepUntil(now)
+	mark, err := json.Marshal(revocation{KeepUntil: until})
+	if err != nil {
+		return err
+	}
+	// Once begun, it is not given up because the caller went away.
+	ctx = context.WithoutCancel(ctx)
+	err = i.store.Commit(ctx, store.Batch{
+		Conditions: []store.Condition{{Key: credentialKey(clientID), Value: before}},
+		Puts: []store.Record{
+			{Key: credentialKey(clientID), Value: after},
+			{Key: revocationKey(clientID), Value: mark},
+		},
+		Deletes: []string{listedKey(c)},
+	})
+	if err != nil {
+		return fmt.Errorf("revoking a credential: %w", err)
+	}
+	i.registry.remember(clientID, i.registry.apply(c), until)
+	return nil
+}

@@ -1,0 +1,143 @@
+package issuer
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// verifyKey is the public half of a key that signs, or has signed, tokens. The
+// key decides the algorithm; a token's header never does (RFC 8725 section 3.1).
+type verifyKey struct {
+	id     string // RFC 7638 thumbprint
+	method jwt.SigningMethod
+	public crypto.PublicKey
+}
+
+// signingKey is a key that signs tokens.
+type signingKey struct {
+	verifyKey
+	private crypto.Signer
+}
+
+const minRSABits = 2048 // RFC 7518 section 3.3
+
+func generateSigningKey() (signingKey, error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return signingKey{}, err
+	}
+	return newSigningKey(private)
+}
+
+// parseSigningKey reads a private key as PEM, in PKCS#8 or SEC 1. Its errors
+// repeat nothing of the text.
+func parseSigningKey(text []byte) (signingKey, error) {
+	block, rest := pem.Decode(text)
+	if block != nil && block.Type == "EC PARAMETERS" { // openssl ecparam writes it first
+		block, rest = pem.Decode(rest)
+	}
+	if block == nil {
+		return signingKey{}, errors.New("holds no PEM block")
+	}
+	if next, _ := pem.Decode(rest); next != nil {
+		return signingKey{}, errors.New("holds more than one PEM block; leave only the private key")
+	}
+	var parsed any
+	var err error
+	switch block.Type {
+	case "PRIVATE KEY":
+		parsed, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	case "EC PRIVATE KEY":
+		parsed, err = x509.ParseECPrivateKey(block.Bytes)
+	case "RSA PRIVATE KEY":
+		return signingKey{}, errors.New("is in PKCS#1; convert it with: openssl pkcs8 -topk8 -nocrypt -in key.pem")
+	case "ENCRYPTED PRIVATE KEY":
+		return signingKey{}, errors.New("is encrypted; decrypt it with: openssl pkcs8 -in key.pem")
+	default:
+		return signingKey{}, errors.New("holds no private key in PKCS#8 or SEC 1")
+	}
+	if err != nil {
+		return signingKey{}, errors.New("holds a private key that can't be read")
+	}
+	private, ok := parsed.(crypto.Signer)
+	if !ok {
+		return signingKey{}, errors.New("holds a key that can't sign")
+	}
+	return newSigningKey(private)
+}
+
+func newSigningKey(private crypto.Signer) (signingKey, error) {
+	public, err := newVerifyKey(private.Public())
+	if err != nil {
+		return signingKey{}, err
+	}
+	return signingKey{verifyKey: public, private: private}, nil
+}
+
+// newVerifyKey settles the algorithm that goes with a key, and its id.
+func newVerifyKey(public crypto.PublicKey) (verifyKey, error) {
+	k := verifyKey{public: public}
+	switch public := public.(type) {
+	case *ecdsa.PublicKey:
+		switch public.Curve {
+		case elliptic.P256():
+			k.method = jwt.SigningMethodES256
+		case elliptic.P384():
+			k.method = jwt.SigningMethodES384
+		case elliptic.P521():
+			k.method = jwt.SigningMethodES512
+		default:
+			return verifyKey{}, errors.New("is on a curve that JWS has no algorithm for; use P-256")
+		}
+	case ed25519.PublicKey:
+		k.method = jwt.SigningMethodEdDSA
+	case *rsa.PublicKey:
+		if public.N.BitLen() < minRSABits {
+			return verifyKey{}, fmt.Errorf("is an RSA key of fewer than %d bits", minRSABits)
+		}
+		k.method = jwt.SigningMethodRS256
+	default:
+		return verifyKey{}, errors.New("is of a kind that can't sign tokens; use EC P-256, Ed25519 or RSA")
+	}
+	var err error
+	k.id, err = thumbprint(public)
+	return k, err
+}
+
+// thumbprint returns the RFC 7638 thumbprint: the SHA-256 of the key's required
+// JWK members, in lexicographic order and without white space.
+func thumbprint(public crypto.PublicKey) (string, error) {
+	b64 := base64.RawURLEncoding.EncodeToString
+	var jwk string
+	switch public := public.(type) {
+	case *ecdsa.PublicKey:
+		point, err := public.Bytes() // 0x04, x and y, each of the field's size
+		if err != nil {
+			return "", err
+		}
+		size := (len(point) - 1) / 2
+		jwk = fmt.Sprintf(`{"crv":%q,"kty":"EC","x":%q,"y":%q}`,
+			public.Curve.Params().Name, b64(point[1:1+size]), b64(point[1+size:]))
+	case ed25519.PublicKey:
+		jwk = fmt.Sprintf(`{"crv":"Ed25519","kty":"OKP","x":%q}`, b64(public))
+	case *rsa.PublicKey:
+		jwk = fmt.Sprintf(`{"e":%q,"kty":"RSA","n":%q}`, b64(big.NewInt(int64(public.E)).Bytes()), b64(public.N.Bytes()))
+	default:
+		return "", fmt.Errorf("no thumbprint for %T", public)
+	}
+	sum := sha256.Sum256([]byte(jwk))
+	return b64(sum[:]), nil
+}

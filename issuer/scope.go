@@ -1,0 +1,62 @@
+package issuer
+
+import (
+	"slices"
+	"strings"
+)
+
+// The scopes that this server asks of who manages its credentials.
+const (
+	ScopeRead  = "client-credentials:read"
+	ScopeWrite = "client-credentials:write"
+
+	managementPrefix = "client-credentials:"
+)
+
+// ValidScope reports whether s is a scope-token by RFC 6749 section 3.3.
+func ValidScope(s string) bool {
+	if s == "" || len(s) > 256 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; c <= 0x20 || c >= 0x7F || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
+}
+
+// SplitScope splits a scope parameter at its single spaces, RFC 6749 section
+// 3.3, and drops repetitions. It returns false where the text is no such list.
+// The empty text is the empty list.
+func SplitScope(s string) ([]string, bool) {
+	if s == "" {
+		return nil, true
+	}
+	scopes := strings.Split(s, " ")
+	for _, scope := range scopes {
+		if !ValidScope(scope) {
+			return nil, false
+		}
+	}
+	slices.Sort(scopes)
+	return slices.Compact(scopes), true
+}
+
+// HasScopes reports whether granted holds all that is needed.
+func HasScopes(granted, needed []string) bool {
+	for _, scope := range needed {
+		if !slices.Contains(granted, scope) {
+			return false
+		}
+	}
+	return true
+}
+
+// Grantable returns the scopes that a holder of the given ones hands to the
+// credentials that it creates: its own, less those for management.
+func Grantable(scopes []string) []string {
+	return slices.DeleteFunc(slices.Clone(scopes), func(scope string) bool {
+		return strings.HasPrefix(scope, managementPrefix)
+	})
+}

@@ -1,0 +1,111 @@
+package issuer
+
+import (
+	"bytes"
+	"context"
+	"crypto/cipher"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/caddyserver/certmagic"
+	"golang.org/x/crypto/chacha20poly1305"
+)
+
+// masterKey seals what the store must not hold in the clear. The zero value
+// stands for the one in Caddy's storage, which is read, or made, when the store
+// is opened.
+type masterKey struct {
+	id   string
+	aead cipher.AEAD
+}
+
+// sealed is a text that only the master key of the given id opens.
+type sealed struct {
+	MasterKey string `json:"master_key"`
+	Nonce     []byte `json:"nonce"`
+	Box       []byte `json:"box"`
+}
+
+// masterKeyFile is where Caddy's storage holds the master key if the
+// configuration gives none.
+const masterKeyFile = "client_credentials/master.key"
+
+// parseMasterKey reads the 32 bytes in base64 that the operator gave. Its
+// errors repeat nothing of them.
+func parseMasterKey(text string) (masterKey, error) {
+	raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text))
+	if err != nil || len(raw) != chacha20poly1305.KeySize {
+		return masterKey{}, errors.New("is not 32 bytes in base64; make one with: openssl rand -base64 32")
+	}
+	aead, err := chacha20poly1305.NewX(raw)
+	if err != nil {
+		return masterKey{}, err
+	}
+	id := sha256.Sum256(append([]byte("client_credentials master key\x00"), raw...))
+	return masterKey{id: hex.EncodeToString(id[:8]), aead: aead}, nil
+}
+
+// storedMasterKey returns the master key of Caddy's storage. Where there is
+// none it makes one, but never over a store that already holds what another
+// key has sealed.
+func storedMasterKey(ctx context.Context, storage certmagic.Storage, storeInUse bool) (masterKey, error) {
+	if err := storage.Lock(ctx, masterKeyFile); err != nil {
+		return masterKey{}, fmt.Errorf("locking the master key in Caddy's storage: %w", err)
+	}
+	defer func() { _ = storage.Unlock(context.WithoutCancel(ctx), masterKeyFile) }()
+
+	text, err := storage.Load(ctx, masterKeyFile)
+	switch {
+	case err == nil:
+		key, err := parseMasterKey(string(text))
+		if err != nil {
+			return masterKey{}, fmt.Errorf("the master key %s in Caddy's storage %w", masterKeyFile, err)
+		}
+		return key, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return masterKey{}, fmt.Errorf("reading the master key from Caddy's storage: %w", err)
+	case storeInUse:
+		return masterKey{}, fmt.Errorf("the master key %s is missing from Caddy's storage (%v), and what the store holds "+
+			"was sealed with it: bring the file back, or set master_key to that key", masterKeyFile, storage)
+	}
+	text = []byte(base64.StdEncoding.EncodeToString(randomBytes(chacha20poly1305.KeySize)))
+	if err := storage.Store(ctx, masterKeyFile, append(text, '\n')); err != nil {
+		return masterKey{}, fmt.Errorf("keeping a new master key in Caddy's storage: %w", err)
+	}
+	// What was read back is what a restart will read.
+	again, err := storage.Load(ctx, masterKeyFile)
+	if err != nil || !bytes.Equal(bytes.TrimSpace(again), text) {
+		return masterKey{}, errors.New("Caddy's storage does not give back the master key that it took")
+	}
+	return parseMasterKey(string(text))
+}
+
+// seal seals text for the record of the given key: it opens nowhere else.
+func (m masterKey) seal(record string, text []byte) sealed {
+	nonce := randomBytes(chacha20poly1305.NonceSizeX)
+	return sealed{
+		MasterKey: m.id,
+		Nonce:     nonce,
+		Box:       m.aead.Seal(nil, nonce, text, []byte(record)),
+	}
+}
+
+func (m masterKey) open(record string, s sealed) ([]byte, error) {
+	if s.MasterKey != m.id {
+		return nil, fmt.Errorf("the store was sealed with another master key (%s) than the one given (%s): "+
+			"set master_key to the one it was made with", s.MasterKey, m.id)
+	}
+	if len(s.Nonce) != chacha20poly1305.NonceSizeX {
+		return nil, fmt.Errorf("%s is damaged", record)
+	}
+	text, err := m.aead.Open(nil, s.Nonce, s.Box, []byte(record))
+	if err != nil {
+		return nil, fmt.Errorf("%s is damaged, or was moved from another record", record)
+	}
+	return text, nil
+}

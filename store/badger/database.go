@@ -1,0 +1,177 @@
+package badger
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"sync"
+
+	badgerdb "github.com/dgraph-io/badger/v4"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+// database is an open Badger database.
+//
+// The gate is held for reading by every operation and for writing by Close:
+// Badger 4 hangs a reader for ever, and panics in an iterator, if it is closed
+// under them.
+type database struct {
+	gate   sync.RWMutex
+	closed bool
+	db     *badgerdb.DB
+}
+
+// Get implements store.Store.
+func (d *database) Get(ctx context.Context, key string) ([]byte, error) {
+	if err := d.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer d.gate.RUnlock()
+
+	var value []byte
+	err := d.db.View(func(txn *badgerdb.Txn) (err error) {
+		value, err = read(txn, key)
+		return err
+	})
+	return value, err
+}
+
+// Scan implements store.Store.
+func (d *database) Scan(ctx context.Context, prefix string, fn func(key string, value []byte) error) error {
+	if err := d.enter(ctx); err != nil {
+		return err
+	}
+	defer d.gate.RUnlock()
+
+	return d.db.View(func(txn *badgerdb.Txn) error {
+		opts := badgerdb.DefaultIteratorOptions
+		opts.Prefix = []byte(prefix)
+		it := txn.NewIterator(opts)
+		defer it.Close()
+		for it.Rewind(); it.Valid(); it.Next() {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			value, err := open(it.Item())
+			if err != nil {
+				return err
+			}
+			if err := fn(string(it.Item().Key()), value); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Commit implements store.Store.
+func (d *database) Commit(ctx context.Context, batch store.Batch) error {
+	if err := d.enter(ctx); err != nil {
+		return err
+	}
+	defer d.gate.RUnlock()
+
+	err := d.db.Update(func(txn *badgerdb.Txn) error {
+		for _, condition := range batch.Conditions {
+			if err := check(txn, condition); err != nil {
+				return err
+			}
+		}
+		for _, record := range batch.Puts {
+			if err := txn.Set([]byte(record.Key), seal(record)); err != nil {
+				return fmt.Errorf("writing %s: %w", record.Key, err)
+			}
+		}
+		for _, key := range batch.Deletes {
+			if err := txn.Delete([]byte(key)); err != nil {
+				return fmt.Errorf("deleting %s: %w", key, err)
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, badgerdb.ErrConflict) {
+		return store.ErrConflict
+	}
+	return err
+}
+
+// Close implements store.Store.
+func (d *database) Close() error {
+	d.gate.Lock()
+	defer d.gate.Unlock()
+	if d.closed {
+		return nil
+	}
+	d.closed = true
+	return d.db.Close()
+}
+
+// enter holds the gate where it returns nil.
+func (d *database) enter(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	d.gate.RLock()
+	if d.closed {
+		d.gate.RUnlock()
+		return store.ErrClosed
+	}
+	return nil
+}
+
+func check(txn *badgerdb.Txn, condition store.Condition) error {
+	value, err := read(txn, condition.Key)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		if condition.Value != nil {
+			return store.ErrConflict
+		}
+		return nil
+	case err != nil:
+		return err
+	case condition.Value == nil || !bytes.Equal(value, condition.Value):
+		return store.ErrConflict
+	}
+	return nil
+}
+
+func read(txn *badgerdb.Txn, key string) ([]byte, error) {
+	item, err := txn.Get([]byte(key))
+	if errors.Is(err, badgerdb.ErrKeyNotFound) {
+		return nil, store.ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", key, err)
+	}
+	return open(item)
+}
+
+// A record is stored as the CRC-32C of its key and value, 4 bytes big-endian,
+// followed by the value: Badger's own checksums are not looked at on every
+// read.
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func checksum(key, value []byte) uint32 {
+	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
+}
+
+func seal(record store.Record) []byte {
+	sum := checksum([]byte(record.Key), record.Value)
+	return append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(record.Value)), sum), record.Value...)
+}
+
+func open(item *badgerdb.Item) ([]byte, error) {
+	sealed, err := item.ValueCopy(nil)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", item.Key(), err)
+	}
+	if len(sealed) < 4 || binary.BigEndian.Uint32(sealed) != checksum(item.Key(), sealed[4:]) {
+		return nil, fmt.Errorf("%s: %w", item.Key(), store.ErrCorrupt)
+	}
+	return sealed[4:], nil
+}

@@ -1,0 +1,188 @@
+// Package badger is the embedded store: one Badger database in one directory,
+// for one process.
+package badger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	badgerdb "github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+func init() {
+	caddy.RegisterModule(Badger{})
+}
+
+// Badger keeps credentials, revocations and keys in an embedded
+// [Badger](https://github.com/dgraph-io/badger) database. One process at a
+// time can hold it: for several Caddy nodes, each would have its own
+// credentials.
+type Badger struct {
+	// The directory of the database. It is made on first start, for its owner
+	// only (0700), and should lie on a local disk, best on a volume of its own:
+	// Badger does not survive a full one. Placeholders are replaced.
+	// Default: `client_credentials` in Caddy's data directory.
+	Path string `json:"path,omitempty"`
+
+	dir string
+}
+
+// CaddyModule returns the Caddy module information.
+func (Badger) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "client_credentials.stores.badger",
+		New: func() caddy.Module { return new(Badger) },
+	}
+}
+
+// Provision works out which directory is meant, and touches nothing.
+func (b *Badger) Provision(caddy.Context) error {
+	path := filepath.Join(caddy.AppDataDir(), "client_credentials")
+	if b.Path != "" {
+		var err error
+		if path, err = caddy.NewReplacer().ReplaceOrErr(b.Path, true, true); err != nil {
+			return fmt.Errorf("store path: %v", err)
+		}
+	}
+	dir, err := canonical(path)
+	if err != nil {
+		return fmt.Errorf("store path %s: %v", path, err)
+	}
+	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		return fmt.Errorf("store path %s is a file; name a directory", dir)
+	}
+	b.dir = dir
+	return nil
+}
+
+// UnmarshalCaddyfile sets up the engine from Caddyfile tokens. Syntax:
+//
+//	badger [<path>]
+func (b *Badger) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the engine's name
+	if d.NextArg() {
+		b.Path = d.Val()
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	if d.NextBlock(d.Nesting()) {
+		return d.Errf("unrecognized option of the badger store: %s", d.Val())
+	}
+	return nil
+}
+
+// Identity returns the directory's absolute path without symbolic links.
+func (b *Badger) Identity() string {
+	return "badger:" + b.dir
+}
+
+// Open opens the database. While another process holds it, it tries again for
+// 5 s: a Caddy that is being replaced may not have let go of it yet.
+func (b *Badger) Open(ctx context.Context) (store.Store, error) {
+	if err := os.MkdirAll(b.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the store's directory: %w", err)
+	}
+	deadline := time.Now().Add(lockPatience)
+	for {
+		db, err := badgerdb.Open(dbOptions(b.dir))
+		switch {
+		case err == nil:
+			logger().Info("opened store", zap.String("path", b.dir))
+			return &database{db: db}, nil
+		case !lockedElsewhere(err):
+			return nil, fmt.Errorf("opening the store in %s: %w", b.dir, err)
+		case time.Now().After(deadline):
+			return nil, fmt.Errorf("the store in %s is held by another process, most likely a running Caddy: "+
+				"change its configuration with 'caddy reload', or stop it first: %w", b.dir, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+const lockPatience = 5 * time.Second
+
+func dbOptions(dir string) badgerdb.Options {
+	return badgerdb.DefaultOptions(dir).
+		// A reply that acknowledges a write comes after it is on the disk.
+		WithSyncWrites(true).
+		// The records are small and few: what is large by default would only
+		// cost memory and disk.
+		WithMemTableSize(8 << 20).
+		WithNumMemtables(2).
+		WithValueLogFileSize(16 << 20).
+		WithCompression(options.None).
+		WithBlockCacheSize(0).
+		WithIndexCacheSize(0).
+		// The default returns wrong data silently, and checking each block as
+		// it is read panics; this one fails to open.
+		WithChecksumVerificationMode(options.OnTableRead).
+		WithMetricsEnabled(false).
+		WithLogger(zapLogger{})
+}
+
+func lockedElsewhere(err error) bool {
+	return strings.Contains(err.Error(), "Another process is using this Badger database")
+}
+
+// canonical resolves the symbolic links of the part of path that exists.
+func canonical(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	rest := ""
+	for existing := path; ; existing = filepath.Dir(existing) {
+		real, err := filepath.EvalSymlinks(existing)
+		if err == nil {
+			return filepath.Join(real, rest), nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || existing == filepath.Dir(existing) {
+			return "", err
+		}
+		rest = filepath.Join(filepath.Base(existing), rest)
+	}
+}
+
+// logger is asked for at each use: the store outlives the configuration that
+// opened it, and with it the configuration's logger.
+func logger() *zap.Logger { return caddy.Log().Named("client_credentials.stores.badger") }
+
+// zapLogger lets Badger log through Caddy. What Badger calls info is of
+// interest only to who debugs it.
+type zapLogger struct{}
+
+func (zapLogger) Errorf(format string, args ...any)   { badgerSays(zap.ErrorLevel, format, args) }
+func (zapLogger) Warningf(format string, args ...any) { badgerSays(zap.WarnLevel, format, args) }
+func (zapLogger) Infof(format string, args ...any)    { badgerSays(zap.DebugLevel, format, args) }
+func (zapLogger) Debugf(format string, args ...any)   { badgerSays(zap.DebugLevel, format, args) }
+
+func badgerSays(level zapcore.Level, format string, args []any) {
+	if entry := logger().Check(level, "badger"); entry != nil {
+		entry.Write(zap.String("message", strings.TrimSpace(fmt.Sprintf(format, args...))))
+	}
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner     = (*Badger)(nil)
+	_ caddyfile.Unmarshaler = (*Badger)(nil)
+	_ store.Engine          = (*Badger)(nil)
+)
