@@ -1,4 +1,4 @@
-package blackbox_test
+package handler_test
 
 import (
 	"encoding/json"
@@ -13,8 +13,6 @@ import (
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
-const collection = "/api/v0/client-credentials"
-
 var createdForm = regexp.MustCompile(`^\{"credentialId":"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",` +
 	`"clientId":"[0-9a-f]{32}","name":("[^"]*"|null),"secret":"[A-Za-z0-9+/]{22}==",` +
 	`"expires":("\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"|null),"created":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"\}$`)
@@ -25,9 +23,14 @@ type credential struct {
 	Created                string
 }
 
+func (c credential) pair() testserver.Credential {
+	return testserver.Credential{ClientID: c.ClientID, Secret: *c.Secret}
+}
+
+// create creates a credential over HTTP.
 func create(t *testing.T, s *testserver.Server, token, body string) (credential, *http.Response) {
 	t.Helper()
-	resp := s.Do(t, "POST", collection, body, "Content-Type", "application/json", "Authorization", "Bearer "+token)
+	resp := s.Do(t, "POST", credentialsPath, body, "Content-Type", jsonType, "Authorization", "Bearer "+token)
 	text := testserver.Body(t, resp)
 	if resp.StatusCode != http.StatusCreated {
 		t.Fatalf("creating: %d %s", resp.StatusCode, text)
@@ -43,8 +46,8 @@ func create(t *testing.T, s *testserver.Server, token, body string) (credential,
 }
 
 func TestACredentialIsCreatedAsTheContractSays(t *testing.T) {
-	s := simple(t)
-	token := admin(t, s)
+	s := run(t, testserver.Simple)
+	token := manage(t, s, "items:read")
 	for _, body := range []string{`{}`, `{"name":null,"expires":null}`, ` {"unknown":{"a":[1]}} `, `{"Name":1}`} {
 		c, resp := create(t, s, token, body)
 		if c.Name != nil || c.Expires != nil {
@@ -52,7 +55,7 @@ func TestACredentialIsCreatedAsTheContractSays(t *testing.T) {
 		}
 		for name, want := range map[string]string{
 			"Content-Type": "application/json", "Cache-Control": "no-store", "Pragma": "no-cache",
-			"Location": collection + "/" + c.ClientID,
+			"Location": credentialsPath + "/" + c.ClientID,
 		} {
 			if got := resp.Header.Get(name); got != want {
 				t.Errorf("%s: %q, want %q", name, got, want)
@@ -78,7 +81,7 @@ func TestACredentialIsCreatedAsTheContractSays(t *testing.T) {
 		}
 	}
 	for _, mediaType := range []string{"text/json", "application/merge-patch+json", "Application/JSON; Charset=\"UTF-8\""} {
-		resp := s.Do(t, "POST", collection, `{}`, "Content-Type", mediaType, "Authorization", "Bearer "+token)
+		resp := s.Do(t, "POST", credentialsPath, `{}`, "Content-Type", mediaType, "Authorization", "Bearer "+token)
 		if resp.StatusCode != http.StatusCreated {
 			t.Errorf("%s: %d", mediaType, resp.StatusCode)
 		}
@@ -86,8 +89,8 @@ func TestACredentialIsCreatedAsTheContractSays(t *testing.T) {
 }
 
 func TestABadRequestForACredentialNamesItsField(t *testing.T) {
-	s := simple(t)
-	token := admin(t, s)
+	s := run(t, testserver.Simple)
+	token := manage(t, s, "items:read")
 	for body, field := range map[string]string{
 		``: "body", `null`: "body", `[]`: "body", `{"name":"a"`: "body", `{} {}`: "body", "{\"name\":\"\xff\"}": "body",
 		`{"name":"a","name":"b"}`: "body", `{"name":"\ud800"}`: "body",
@@ -98,55 +101,47 @@ func TestABadRequestForACredentialNamesItsField(t *testing.T) {
 		`{"expires":"2099-01-01T00:00:00"}`: "expires", `{"expires":"2099-13-01T00:00:00Z"}`: "expires",
 		`{"expires":"2099-01-01 00:00:00Z"}`: "expires", `{"expires":"9999-12-31T23:59:59-01:00"}`: "expires",
 	} {
-		resp := s.Do(t, "POST", collection, body, "Content-Type", "application/json", "Authorization", "Bearer "+token)
-		text := testserver.Body(t, resp)
-		var p struct {
-			Type, Title, Detail string
-			Status              int
-		}
-		if err := json.Unmarshal([]byte(text), &p); err != nil || resp.StatusCode != 400 || p.Status != 400 || p.Title != "Bad Request" ||
-			p.Type != "about:blank" || resp.Header.Get("Content-Type") != "application/problem+json" || !strings.Contains(p.Detail, field) {
-			t.Errorf("%.60s: %d %s, want a problem that names %s", body, resp.StatusCode, text, field)
-		}
+		resp := s.Do(t, "POST", credentialsPath, body, "Content-Type", "application/json", "Authorization", "Bearer "+token)
+		wantProblem(t, resp, http.StatusBadRequest, field)
 	}
 }
 
 func TestTheCredentialEndpointsAnswerWithTheRightStatus(t *testing.T) {
-	s := simple(t)
-	token := admin(t, s)
+	s := run(t, testserver.Simple)
+	token := manage(t, s, "items:read")
 	weak := s.Token(t, s.CreateWith(t, "items:read"))
 	reader := s.Token(t, s.CreateWith(t, issuer.ScopeRead))
 	foreign := s.Create(t, issuer.Draft{Account: "other"})
-	one := collection + "/" + foreign.ClientID
+	one := credentialsPath + "/" + foreign.ClientID
 	big := `{"name":null` + strings.Repeat(" ", 64<<10) + `}`
 	for _, c := range []struct {
 		method, path, body, contentType, token string
 		status                                 int
 		header, value                          string
 	}{
-		{"POST", collection, `{}`, "application/json", "", 401, "Www-Authenticate", `Bearer realm="`},
-		{"GET", collection, ``, "", "", 401, "Www-Authenticate", `Bearer realm="`},
+		{"POST", credentialsPath, `{}`, "application/json", "", 401, "Www-Authenticate", `Bearer realm="`},
+		{"GET", credentialsPath, ``, "", "", 401, "Www-Authenticate", `Bearer realm="`},
 		{"DELETE", one, ``, "", "", 401, "Www-Authenticate", `Bearer realm="`},
-		{"POST", collection, `{}`, "application/json", "nonsense", 401, "Www-Authenticate", `error="invalid_token"`},
-		{"POST", collection, `{}`, "application/json", weak, 403, "Www-Authenticate", `scope="client-credentials:write"`},
-		{"GET", collection, ``, "", weak, 403, "Www-Authenticate", `scope="client-credentials:read"`},
+		{"POST", credentialsPath, `{}`, "application/json", "nonsense", 401, "Www-Authenticate", `error="invalid_token"`},
+		{"POST", credentialsPath, `{}`, "application/json", weak, 403, "Www-Authenticate", `scope="client-credentials:write"`},
+		{"GET", credentialsPath, ``, "", weak, 403, "Www-Authenticate", `scope="client-credentials:read"`},
 		{"DELETE", one, ``, "", weak, 403, "Www-Authenticate", `error="insufficient_scope"`},
-		{"POST", collection, `{}`, "application/json", reader, 403, "Www-Authenticate", `error="insufficient_scope"`},
+		{"POST", credentialsPath, `{}`, "application/json", reader, 403, "Www-Authenticate", `error="insufficient_scope"`},
 		{"DELETE", one, ``, "", reader, 403, "Www-Authenticate", `error="insufficient_scope"`},
-		{"GET", collection, ``, "", reader, 200, "Content-Type", "application/json"},
-		{"HEAD", collection, ``, "", reader, 200, "Content-Type", "application/json"},
-		{"GET", collection, ``, "", token, 200, "Content-Type", "application/json"},
-		{"POST", collection, `{}`, "", token, 415, "Content-Type", "application/problem+json"},
-		{"POST", collection, `{}`, "text/plain", token, 415, "", ""},
-		{"POST", collection, `{}`, "application/json; charset=iso-8859-1", token, 415, "", ""},
-		{"POST", collection, big, "application/json", token, 413, "Content-Type", "application/problem+json"},
-		{"PUT", collection, `{}`, "application/json", token, 405, "Allow", "POST"},
+		{"GET", credentialsPath, ``, "", reader, 200, "Content-Type", "application/json"},
+		{"HEAD", credentialsPath, ``, "", reader, 200, "Content-Type", "application/json"},
+		{"GET", credentialsPath, ``, "", token, 200, "Content-Type", "application/json"},
+		{"POST", credentialsPath, `{}`, "", token, 415, "Content-Type", "application/problem+json"},
+		{"POST", credentialsPath, `{}`, "text/plain", token, 415, "", ""},
+		{"POST", credentialsPath, `{}`, "application/json; charset=iso-8859-1", token, 415, "", ""},
+		{"POST", credentialsPath, big, "application/json", token, 413, "Content-Type", "application/problem+json"},
+		{"PUT", credentialsPath, `{}`, "application/json", token, 405, "Allow", "POST"},
 		{"PATCH", one, `{}`, "application/json", token, 405, "Allow", "DELETE"},
 		{"GET", one, ``, "", token, 405, "Allow", "DELETE"},
 		{"DELETE", one, ``, "", token, 404, "Content-Type", "application/problem+json"}, // another account's
-		{"DELETE", collection + "/" + strings.Repeat("0", 32), ``, "", token, 404, "", ""},
-		{"DELETE", collection + "/" + strings.ToUpper(foreign.ClientID), ``, "", token, 404, "", ""},
-		{"DELETE", collection + "/", ``, "", token, 404, "", ""},
+		{"DELETE", credentialsPath + "/" + strings.Repeat("0", 32), ``, "", token, 404, "", ""},
+		{"DELETE", credentialsPath + "/" + strings.ToUpper(foreign.ClientID), ``, "", token, 404, "", ""},
+		{"DELETE", credentialsPath + "/", ``, "", token, 404, "", ""},
 	} {
 		var header []string
 		if c.contentType != "" {
@@ -170,8 +165,8 @@ func TestTheCredentialEndpointsAnswerWithTheRightStatus(t *testing.T) {
 }
 
 func TestCredentialsAreListedOldestFirstAndOnlyThoseOfTheAccount(t *testing.T) {
-	s := simple(t)
-	token := admin(t, s)
+	s := run(t, testserver.Simple)
+	token := manage(t, s, "items:read")
 	s.Create(t, issuer.Draft{Account: "other"})
 	s.Create(t, issuer.Draft{Expires: time.Now().Add(time.Millisecond)})
 	var want []string
@@ -179,7 +174,7 @@ func TestCredentialsAreListedOldestFirstAndOnlyThoseOfTheAccount(t *testing.T) {
 		name := fmt.Sprint(n)
 		want = append(want, s.Create(t, issuer.Draft{Name: &name}).ClientID)
 	}
-	resp := s.Do(t, "GET", collection, "", testserver.Bearer(token)...)
+	resp := s.Do(t, "GET", credentialsPath, "", testserver.Bearer(token)...)
 	var list []credential
 	if err := json.Unmarshal([]byte(testserver.Body(t, resp)), &list); err != nil {
 		t.Fatal(err)
@@ -195,31 +190,31 @@ func TestCredentialsAreListedOldestFirstAndOnlyThoseOfTheAccount(t *testing.T) {
 }
 
 func TestACreatedCredentialHasItsCreatorsScopesLessTheManagementOnes(t *testing.T) {
-	s := simple(t)
-	c, _ := create(t, s, admin(t, s), `{}`)
-	child := s.Token(t, testserver.Credential{ClientID: c.ClientID, Secret: *c.Secret})
+	s := run(t, testserver.Simple)
+	c, _ := create(t, s, manage(t, s, "items:read"), `{}`)
+	child := s.Token(t, c.pair())
 	if resp := s.Do(t, "GET", "/x", "", testserver.Bearer(child)...); resp.StatusCode != 200 {
 		t.Fatal(resp.Status)
 	}
 	if got := s.Upstream.Take()[0].Header.Get("X-Client-Scope"); got != "items:read" {
 		t.Errorf("scope %q", got)
 	}
-	if resp := s.Do(t, "GET", collection, "", testserver.Bearer(child)...); resp.StatusCode != 403 {
+	if resp := s.Do(t, "GET", credentialsPath, "", testserver.Bearer(child)...); resp.StatusCode != 403 {
 		t.Errorf("a credential manages others, though its creator's right to do so is not inherited: %s", resp.Status)
 	}
 }
 
 func TestARevokedCredentialsTokensAreRefusedOnTheNextRequest(t *testing.T) {
-	s := simple(t)
-	token := admin(t, s)
+	s := run(t, testserver.Simple)
+	token := manage(t, s, "items:read")
 	for range 20 {
 		c, _ := create(t, s, token, `{}`)
-		pair := testserver.Credential{ClientID: c.ClientID, Secret: *c.Secret}
+		pair := c.pair()
 		used, unused := s.Token(t, pair), s.Token(t, pair)
 		if resp := s.Do(t, "GET", "/x", "", testserver.Bearer(used)...); resp.StatusCode != 200 {
 			t.Fatal(resp.Status)
 		}
-		resp := s.Do(t, "DELETE", collection+"/"+c.ClientID, "", testserver.Bearer(token)...)
+		resp := s.Do(t, "DELETE", credentialsPath+"/"+c.ClientID, "", testserver.Bearer(token)...)
 		if body := testserver.Body(t, resp); resp.StatusCode != 204 || body != "" {
 			t.Fatalf("%s %s", resp.Status, body)
 		}
@@ -233,12 +228,12 @@ func TestARevokedCredentialsTokensAreRefusedOnTheNextRequest(t *testing.T) {
 		if n := len(s.Upstream.Take()); n != 0 {
 			t.Fatal("a revoked token reached the upstream")
 		}
-		resp = s.Do(t, "POST", "/api/v0/oauth/token", "grant_type=client_credentials",
-			"Content-Type", "application/x-www-form-urlencoded", "Authorization", basic(pair.ClientID+":"+pair.Secret))
+		resp = s.Do(t, "POST", tokenPath, "grant_type=client_credentials",
+			"Content-Type", formType, "Authorization", basic(pair.ClientID, pair.Secret))
 		if body := testserver.Body(t, resp); resp.StatusCode != 401 || !strings.Contains(body, "invalid_client") {
 			t.Fatalf("a revoked pair: %s %s", resp.Status, body)
 		}
-		if resp := s.Do(t, "DELETE", collection+"/"+c.ClientID, "", testserver.Bearer(token)...); resp.StatusCode != 404 {
+		if resp := s.Do(t, "DELETE", credentialsPath+"/"+c.ClientID, "", testserver.Bearer(token)...); resp.StatusCode != 404 {
 			t.Fatalf("revoking again: %s", resp.Status)
 		}
 	}

@@ -17,7 +17,7 @@ func init() {
 
 // StripIdentityHeaders removes what a client sends under the names of the
 // headers that tell the upstream who it is: `X-Client-Id`, `X-Client-Scope` and
-// `X-Client-Account`, in every letter case and with `_` or `.` in place of `-`,
+// `X-Client-Account`, in every letter case and with `_`, `.` or another sign for `-`,
 // as header fields and as trailers. It also takes these names, and
 // `Authorization`, out of the `Connection` header field, which would remove the
 // true ones on their way to the upstream.
@@ -134,19 +134,24 @@ func deleteIdentity(header http.Header) {
 }
 
 // isIdentityHeader knows the names in every spelling that some upstream takes
-// for the same: CGI and its kin fold case, "-", "_" and ".".
+// for the same: CGI and its kin fold case, and one sign or another into "_".
 func isIdentityHeader(name string) bool {
-	switch len(name) {
-	case len(headerClientID), len(headerScope), len(headerAccount):
-	default:
+	return spells(name, headerClientID) || spells(name, headerScope) || spells(name, headerAccount)
+}
+
+// spells reports whether two names have the same letters, in whatever case,
+// and signs in the same places.
+func spells(name, known string) bool {
+	if len(name) != len(known) {
 		return false
 	}
-	if name[0]|0x20 != 'x' {
-		return false
+	for i := range len(name) {
+		a, b := name[i]|0x20, known[i]|0x20
+		if letter := 'a' <= b && b <= 'z'; letter && a != b || !letter && ('a' <= a && a <= 'z' || '0' <= a && a <= '9') {
+			return false
+		}
 	}
-	name = strings.NewReplacer("_", "-", ".", "-").Replace(name)
-	return strings.EqualFold(name, headerClientID) || strings.EqualFold(name, headerScope) ||
-		strings.EqualFold(name, headerAccount)
+	return true
 }
 
 // keepFromConnection returns the Connection header field without the names that

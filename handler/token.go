@@ -190,7 +190,8 @@ func formFields(body string) ([]field, error) {
 
 func multipartFields(body []byte, boundary string) ([]field, error) {
 	malformed := errors.New("the body is not multipart/form-data")
-	if boundary == "" {
+	// The reader takes a body without its last boundary for a whole one.
+	if boundary == "" || !bytes.Contains(body, []byte("--"+boundary+"--")) {
 		return nil, malformed
 	}
 	var fields []field
