@@ -127,6 +127,16 @@ func (s *Server) Load(caddyfile string) error {
 	return err
 }
 
+// RunJSON loads a JSON configuration into this process, and ends it with the
+// test.
+func (s *Server) RunJSON(t testing.TB, config string) {
+	t.Helper()
+	if err := caddy.Load([]byte(config), true); err != nil {
+		t.Fatalf("loading the configuration: %v", err)
+	}
+	t.Cleanup(func() { _ = caddy.Stop() })
+}
+
 // Adapt returns the Caddyfile as JSON.
 func (s *Server) Adapt(caddyfile string) ([]byte, error) {
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(s.Expand(caddyfile)), map[string]any{"filename": "Caddyfile"})

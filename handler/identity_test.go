@@ -1,0 +1,121 @@
+package handler_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/testserver"
+)
+
+func TestNoSpellingOfAnIdentityHeaderReachesTheUpstream(t *testing.T) {
+	s := run(t, guarded)
+	c := s.CreateWith(t, "read")
+	token := s.Token(t, c)
+	for _, path := range []string{"/public", "/opt/x", "/r/x"} {
+		for _, name := range []string{
+			"X-Client-Id", "x-client-id", "X-CLIENT-ID", "X_Client_Id", "x_client-id", "x.client.id", "X-Client_Scope",
+			"X_CLIENT_ACCOUNT", "x~client~id", "X-Client.Account", "x!client#scope",
+		} {
+			authorization := ""
+			if path == "/r/x" {
+				authorization = "Authorization: Bearer " + token + "\n"
+			}
+			resp, _ := raw(t, s, crlf(fmt.Sprintf("GET %s HTTP/1.1\nHost: localhost:%d\n%s: spoof\nX-Other: spoof\n%sConnection: close\n\n",
+				path, s.Port, name, authorization)))
+			wantStatus(t, resp, http.StatusOK)
+			for header, values := range wantUpstream(t, s).Header {
+				if header != "X-Other" && strings.Contains(strings.Join(values, ""), "spoof") {
+					t.Errorf("%s: %s reached the upstream as %s", path, name, header)
+				}
+			}
+		}
+	}
+}
+
+func TestOtherHeadersReachTheUpstreamUnchanged(t *testing.T) {
+	s := run(t, guarded)
+	s.Do(t, "GET", "/public", "", "X-Client-Ip", "kept", "X-Client", "kept", "Client-Id", "kept", "X-Clients-Id", "kept", "Xaclient-Id", "kept")
+	got := wantUpstream(t, s).Header
+	for _, name := range []string{"X-Client-Ip", "X-Client", "Client-Id", "X-Clients-Id", "Xaclient-Id"} {
+		if got.Get(name) != "kept" {
+			t.Errorf("%s was lost", name)
+		}
+	}
+}
+
+// The address that the PROXY protocol tells stands for one from another host.
+func TestPlaintextFromAnotherHostIsWarnedOfOnce(t *testing.T) {
+	s := run(t, site("", "servers {\nlistener_wrappers {\nproxy_protocol {\nallow 127.0.0.0/8\n}\n}\ntrusted_proxies static 192.0.2.9\n}",
+		"client_credentials\nreverse_proxy {{upstream}}"))
+	send := func(from, header string) {
+		resp, _ := raw(t, s, crlf(fmt.Sprintf("PROXY TCP4 %s 127.0.0.1 4711 80\nPOST %s HTTP/1.1\nHost: localhost:%d\n%sConnection: close\n\n", from, tokenPath, s.Port, header)))
+		wantStatus(t, resp, http.StatusBadRequest)
+	}
+	warnings := func() int { return strings.Count(s.Log(t), "without TLS") }
+	send("127.0.0.1", "")
+	send("192.0.2.9", "X-Forwarded-Proto: https\n") // a trusted proxy has seen TLS
+	if n := warnings(); n != 0 {
+		t.Fatalf("%d warnings about what crosses no network in the clear", n)
+	}
+	send("192.0.2.1", "X-Forwarded-Proto: https\n") // not a trusted one
+	send("192.0.2.1", "")
+	send("192.0.2.2", "")
+	if n := warnings(); n != 1 {
+		t.Errorf("%d warnings, want 1", n)
+	}
+}
+
+const withProvider = `{
+	"admin": {"disabled": true},
+	"logging": {"logs": {"default": {"writer": {"output": "file", "filename": %[1]q}}}},
+	"storage": {"module": "file_system", "root": %[2]q},
+	"apps": {
+		"client_credentials": {"issuer": %[3]q, "store": {"module": "badger", "path": %[4]q}},
+		"http": {"grace_period": "1s", "servers": {"test": {
+			"listen": ["127.0.0.1:%[5]d"],
+			"automatic_https": {"disable": true},
+			"routes": [
+				{"handle": [{"handler": "client_credentials"}]},
+				{"handle": [{"handler": "authentication", "providers": {
+					"bearer": {"scopes": ["read"], "realm": "api"},
+					"http_basic": {"accounts": [{"username": "ann", "password": "$2a$04$5JMR/erygorPUAo2Q28Ndeb0n44fM3WQue87xnSFomCVHiotHKwv."}]}
+				}}]},
+				{"handle": [{"handler": "reverse_proxy", "headers": {"request": {"set": {
+					"X-User": ["{http.auth.user.id} {http.auth.user.scope} {http.auth.user.account} {http.auth.user.jti}"]}}},
+					"upstreams": [{"dial": %[6]q}]}]}
+			]
+		}}}
+	}
+}`
+
+func TestTheAuthenticationProviderStandsBesideHTTPBasic(t *testing.T) {
+	s := testserver.New(t)
+	s.RunJSON(t, fmt.Sprintf(withProvider, s.Dir+"/log", s.Dir+"/storage", s.URL(""), s.Dir+"/store", s.Port, s.Upstream.Address()))
+	c, weak := s.CreateWith(t, "read"), s.CreateWith(t, "write")
+	token := s.Token(t, c)
+
+	wantStatus(t, s.Do(t, "GET", "/x", "", "Authorization", "Bearer "+token, "X-Client-Id", "spoof"), http.StatusOK)
+	got := wantUpstream(t, s).Header
+	if want := fmt.Sprintf("%s read default %s", c.ClientID, decode(t, token, 1)["jti"]); got.Get("X-User") != want ||
+		strings.Join(got.Values("X-Client-Id"), "|") != c.ClientID || got.Get("Authorization") != "" {
+		t.Errorf("the upstream saw %v, want the user %s", got, want)
+	}
+	wantStatus(t, s.Do(t, "GET", "/x", "", "Authorization", basic("ann", "secret"), "X-Client-Id", "spoof"), http.StatusOK)
+	if got := wantUpstream(t, s).Header; got.Get("X-Client-Id") != "" || !strings.HasPrefix(got.Get("X-User"), "ann ") {
+		t.Errorf("with HTTP Basic the upstream saw %v", got)
+	}
+	for name, authorization := range map[string]string{
+		"none": "", "garbage": "Bearer x", "lacking scope": "Bearer " + s.Token(t, weak), "wrong password": basic("ann", "x"),
+	} {
+		resp := s.Do(t, "GET", "/x", "", "Authorization", authorization)
+		wantStatus(t, resp, http.StatusUnauthorized)
+		if !strings.Contains(strings.Join(resp.Header.Values("WWW-Authenticate"), "|"), "B") {
+			t.Errorf("%s: no challenge", name)
+		}
+	}
+	wantNoUpstream(t, s)
+	wantStatus(t, s.Do(t, "DELETE", credentialsPath+"/"+c.ClientID, "", testserver.Bearer(manage(t, s))...), http.StatusNoContent)
+	wantStatus(t, s.Do(t, "GET", "/x", "", testserver.Bearer(token)...), http.StatusUnauthorized)
+}
