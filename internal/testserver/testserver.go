@@ -163,10 +163,18 @@ func (s *Server) Command(args ...string) *exec.Cmd {
 }
 
 // Start runs the Caddyfile in a process of its own and waits until the site
-// answers. The process is killed when the test ends.
-func (s *Server) Start(t testing.TB, caddyfile string) *exec.Cmd {
+// answers. The process is killed when the test ends. What is given as under is
+// a command that runs another, such as strace, with its options.
+func (s *Server) Start(t testing.TB, caddyfile string, under ...string) *exec.Cmd {
 	t.Helper()
 	cmd := s.Command("run", "--config", s.WriteCaddyfile(t, caddyfile))
+	if len(under) > 0 {
+		path, err := exec.LookPath(under[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Path, cmd.Args = path, append(under, cmd.Args...)
+	}
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Start(); err != nil {
