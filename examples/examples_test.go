@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -191,8 +190,8 @@ func (e *example) site(t *testing.T, port string) *testserver.Server {
 	return &testserver.Server{Port: e.ports[port]}
 }
 
-// adapt returns a Caddyfile as JSON. What Caddy warns of is an error here, but
-// for names that only a real server would have.
+// adapt returns a Caddyfile as JSON. What Caddy warns of, such as formatting, is
+// an error here.
 func adapt(t *testing.T, caddyfile string) []byte {
 	t.Helper()
 	config, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
@@ -238,7 +237,7 @@ func read(t *testing.T, path string) string {
 func expect(t *testing.T, resp *http.Response, status int) {
 	t.Helper()
 	if resp.StatusCode != status {
-		t.Errorf("%s %s: %s instead of %s", resp.Request.Method, resp.Request.URL.Path, resp.Status, strconv.Itoa(status))
+		t.Errorf("%s %s: %s instead of %d", resp.Request.Method, resp.Request.URL.Path, resp.Status, status)
 	}
 	if status == http.StatusUnauthorized && resp.Header.Get("WWW-Authenticate") == "" {
 		t.Errorf("%s %s: 401 without a challenge", resp.Request.Method, resp.Request.URL.Path)
