@@ -120,6 +120,7 @@ func (a AdminAPI) serveCollection(w http.ResponseWriter, r *http.Request) error 
 		if err != nil {
 			return adminError(err)
 		}
+		credentialsCreated.Inc()
 		adminLog().Info("credential created", zap.String("client_id", c.ClientID), zap.String("account", c.Account),
 			zap.Strings("scopes", c.Scopes), zap.String("remote", r.RemoteAddr))
 		writeBody(w, http.StatusCreated, "application/json", CreatedDocument(c, secret))
@@ -148,6 +149,7 @@ func (a AdminAPI) serveOne(w http.ResponseWriter, r *http.Request) error {
 	if err := iss.Revoke(r.Context(), "", clientID); err != nil {
 		return adminError(err)
 	}
+	credentialsRevoked.Inc()
 	adminLog().Info("credential revoked", zap.String("client_id", clientID), zap.String("remote", r.RemoteAddr))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
@@ -178,17 +180,14 @@ func (AdminAPI) issuer(r *http.Request) (*issuer.Issuer, error) {
 // itself any right. A unix socket's peer has no IP address.
 func requireLocal(r *http.Request) error {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return nil
+	if err == nil && !net.ParseIP(host).IsLoopback() {
+		adminLog().Warn("admin request refused", zap.String("reason", "peer is not local"), zap.String("remote", r.RemoteAddr))
+		return caddy.APIError{
+			HTTPStatus: http.StatusForbidden,
+			Err:        errors.New("credentials are managed from this host only"),
+		}
 	}
-	if net.ParseIP(host).IsLoopback() { // not so where it is no plain address
-		return nil
-	}
-	adminLog().Warn("admin request refused", zap.String("reason", "peer is not local"), zap.String("remote", r.RemoteAddr))
-	return caddy.APIError{
-		HTTPStatus: http.StatusForbidden,
-		Err:        errors.New("credentials are managed from this host only"),
-	}
+	return nil
 }
 
 func adminError(err error) error {

@@ -63,6 +63,7 @@ func (b *BearerAuth) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 	a, ref := b.guard.admit(r)
 	if a == nil && ref == nil {
 		if b.Optional {
+			requestsAnonymous.Inc()
 			return next.ServeHTTP(w, r)
 		}
 		ref = noToken()

@@ -57,11 +57,11 @@ func document(c *issuer.Credential) credentialDocument {
 func (c *ClientCredentials) serveCredentials(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodPost:
-		if a := c.manager(w, r, c.writers); a != nil {
+		if a := c.manager(w, r, issuer.ScopeWrite); a != nil {
 			c.create(w, r, a)
 		}
 	case http.MethodGet, http.MethodHead:
-		if a := c.manager(w, r, c.readers); a != nil {
+		if a := c.manager(w, r, issuer.ScopeRead, issuer.ScopeWrite); a != nil {
 			c.list(w, r, a)
 		}
 	default:
@@ -75,7 +75,7 @@ func (c *ClientCredentials) serveCredential(w http.ResponseWriter, r *http.Reque
 		methodNotAllowed(w, http.MethodDelete)
 		return
 	}
-	a := c.manager(w, r, c.writers)
+	a := c.manager(w, r, issuer.ScopeWrite)
 	if a == nil {
 		return
 	}
@@ -89,6 +89,7 @@ func (c *ClientCredentials) serveCredential(w http.ResponseWriter, r *http.Reque
 	case err != nil:
 		c.fail(w, "revoking a credential", err)
 	default:
+		credentialsRevoked.Inc()
 		c.logger.Info("credential revoked", zap.String("client_id", clientID), zap.String("by", a.Token.ClientID))
 		w.Header().Set("Cache-Control", "no-store")
 		w.WriteHeader(http.StatusNoContent)
@@ -130,6 +131,7 @@ func (c *ClientCredentials) createFrom(w http.ResponseWriter, r *http.Request, d
 	case err != nil:
 		c.fail(w, "creating a credential", err)
 	default:
+		credentialsCreated.Inc()
 		c.logger.Info("credential created", zap.String("client_id", credential.ClientID),
 			zap.String("account", credential.Account), zap.String("by", draft.CreatedBy))
 		w.Header().Set("Location", collectionPath(r)+"/"+credential.ClientID)
@@ -138,11 +140,6 @@ func (c *ClientCredentials) createFrom(w http.ResponseWriter, r *http.Request, d
 }
 
 func (c *ClientCredentials) list(w http.ResponseWriter, r *http.Request, by *admission) {
-	if !issuer.HasScopes(by.Token.Scopes, []string{issuer.ScopeRead}) &&
-		!issuer.HasScopes(by.Token.Scopes, []string{issuer.ScopeWrite}) {
-		c.readers.refuse(w, r, insufficientScope(issuer.ScopeRead))
-		return
-	}
 	iss, err := c.app.Open()
 	if err != nil {
 		c.fail(w, "listing credentials", err)

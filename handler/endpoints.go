@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -35,10 +36,9 @@ type ClientCredentials struct {
 	// The path under which the endpoints are served. Default: `/api/v0`
 	BasePath string `json:"base_path,omitempty"`
 
-	app     *issuer.App
-	readers *guard
-	writers *guard
-	logger  *zap.Logger
+	app    *issuer.App
+	guard  *guard
+	logger *zap.Logger
 
 	warnPlaintext *sync.Once
 }
@@ -68,10 +68,7 @@ func (c *ClientCredentials) Provision(ctx caddy.Context) (err error) {
 	if c.app, err = configuredApp(ctx); err != nil {
 		return err
 	}
-	if c.readers, err = newGuard(ctx, Rules{}); err != nil {
-		return err
-	}
-	c.writers, err = newGuard(ctx, Rules{Scopes: []string{issuer.ScopeWrite}})
+	c.guard, err = newGuard(ctx, Rules{})
 	return err
 }
 
@@ -125,18 +122,23 @@ func (c *ClientCredentials) warnIfPlaintext(r *http.Request) {
 	})
 }
 
-// manager returns the caller whose token g lets through, else it answers. The
-// endpoints answer their refusals themselves: the contract fixes their form.
-func (c *ClientCredentials) manager(w http.ResponseWriter, r *http.Request, g *guard) *admission {
-	a, ref := g.admit(r)
-	if a == nil && ref == nil {
+// manager returns the caller, if its token carries one of the scopes, else it
+// answers. The endpoints answer their refusals themselves: the contract fixes
+// their form.
+func (c *ClientCredentials) manager(w http.ResponseWriter, r *http.Request, scopes ...string) *admission {
+	a, ref := c.guard.admit(r)
+	switch {
+	case ref != nil:
+	case a == nil:
 		ref = noToken()
+	case !slices.ContainsFunc(scopes, func(scope string) bool { return slices.Contains(a.Token.Scopes, scope) }):
+		ref = insufficientScope(scopes[0])
+	default:
+		c.guard.accept(a)
+		return a
 	}
-	if ref != nil {
-		g.refuse(w, r, ref)
-		return nil
-	}
-	return a
+	c.guard.refuse(w, r, ref)
+	return nil
 }
 
 // refuse answers a refusal as a problem document.

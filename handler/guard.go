@@ -71,11 +71,14 @@ func newGuard(ctx caddy.Context, rules Rules) (*guard, error) {
 	if err := ValidateRules(rules); err != nil {
 		return nil, err
 	}
+	if err := registerMetrics(ctx); err != nil {
+		return nil, err
+	}
 	policy := app.Policy()
 	if rules.Audience == "" {
 		rules.Audience = policy.Audience
 	} else if rules.Audience, err = caddy.NewReplacer().ReplaceOrErr(rules.Audience, true, true); err != nil {
-		return nil, fmt.Errorf("audience: %v", err)
+		return nil, fmt.Errorf("audience: %w", err)
 	}
 	if rules.Realm == "" {
 		rules.Realm = policy.Issuer
@@ -169,7 +172,7 @@ func cannotTell(err error) *refusal {
 // cannot tell now.
 const retryAfter = "5"
 
-// challenge writes the header fields of a refusal, and logs it.
+// challenge writes the header fields of a refusal, logs it and counts it.
 func (g *guard) challenge(w http.ResponseWriter, r *http.Request, ref *refusal) {
 	w.Header().Set("Cache-Control", "no-store")
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
@@ -177,9 +180,11 @@ func (g *guard) challenge(w http.ResponseWriter, r *http.Request, ref *refusal) 
 	}
 	if ref.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", retryAfter)
+		countRequest("failed", ref.reason)
 		g.logger.Error("cannot verify token", zap.Error(ref.err))
 		return
 	}
+	countRequest("refused", ref.reason)
 	params := []string{`realm="` + g.Realm + `"`}
 	if ref.code != "" {
 		params = append(params, `error="`+ref.code+`"`, `error_description="`+ref.description+`"`)
@@ -199,8 +204,9 @@ func (g *guard) challenge(w http.ResponseWriter, r *http.Request, ref *refusal) 
 	}
 }
 
-// accept logs that a request passes.
+// accept logs and counts a request that passes.
 func (g *guard) accept(a *admission) {
+	requestsAdmitted.Inc()
 	if entry := g.logger.Check(zapcore.DebugLevel, "request admitted"); entry != nil {
 		entry.Write(zap.String("client_id", a.Token.ClientID), zap.String("jti", a.Token.ID))
 	}

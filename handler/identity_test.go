@@ -22,7 +22,7 @@ func TestNoSpellingOfAnIdentityHeaderReachesTheUpstream(t *testing.T) {
 			if path == "/r/x" {
 				authorization = "Authorization: Bearer " + token + "\n"
 			}
-			resp, _ := raw(t, s, crlf(fmt.Sprintf("GET %s HTTP/1.1\nHost: localhost:%d\n%s: spoof\nX-Other: spoof\n%sConnection: close\n\n",
+			resp := raw(t, s, crlf(fmt.Sprintf("GET %s HTTP/1.1\nHost: localhost:%d\n%s: spoof\nX-Other: spoof\n%sConnection: close\n\n",
 				path, s.Port, name, authorization)))
 			wantStatus(t, resp, http.StatusOK)
 			for header, values := range wantUpstream(t, s).Header {
@@ -50,7 +50,7 @@ func TestPlaintextFromAnotherHostIsWarnedOfOnce(t *testing.T) {
 	s := run(t, site("", "servers {\nlistener_wrappers {\nproxy_protocol {\nallow 127.0.0.0/8\n}\n}\ntrusted_proxies static 192.0.2.9\n}",
 		"client_credentials\nreverse_proxy {{upstream}}"))
 	send := func(from, header string) {
-		resp, _ := raw(t, s, crlf(fmt.Sprintf("PROXY TCP4 %s 127.0.0.1 4711 80\nPOST %s HTTP/1.1\nHost: localhost:%d\n%sConnection: close\n\n", from, tokenPath, s.Port, header)))
+		resp := raw(t, s, crlf(fmt.Sprintf("PROXY TCP4 %s 127.0.0.1 4711 80\nPOST %s HTTP/1.1\nHost: localhost:%d\n%sConnection: close\n\n", from, tokenPath, s.Port, header)))
 		wantStatus(t, resp, http.StatusBadRequest)
 	}
 	warnings := func() int { return strings.Count(s.Log(t), "without TLS") }
@@ -77,7 +77,7 @@ const withProvider = `{
 			"listen": ["127.0.0.1:%[5]d"],
 			"automatic_https": {"disable": true},
 			"routes": [
-				{"handle": [{"handler": "client_credentials"}]},
+				{"handle": [{"handler": "strip_identity_headers"}, {"handler": "client_credentials"}]},
 				{"handle": [{"handler": "authentication", "providers": {
 					"bearer": {"scopes": ["read"], "realm": "api"},
 					"http_basic": {"accounts": [{"username": "ann", "password": "$2a$04$5JMR/erygorPUAo2Q28Ndeb0n44fM3WQue87xnSFomCVHiotHKwv."}]}

@@ -118,7 +118,7 @@ func ascii(text []byte) []byte {
 		r, size := utf8.DecodeRune(text)
 		switch {
 		case r < utf8.RuneSelf:
-			out = append(out, byte(r))
+			out = append(out, text[0])
 		case r > 0xFFFF:
 			high, low := utf16.EncodeRune(r)
 			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)

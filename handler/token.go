@@ -55,17 +55,8 @@ func (c *ClientCredentials) serveToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req, err := parseTokenRequest(w, r)
-	switch {
-	case errors.Is(err, errTooLarge):
-		writeTokenError(w, r, http.StatusRequestEntityTooLarge, "invalid_request", err.Error())
-		return
-	case errors.Is(err, errMalformedBasic):
-		c.refuseToken(w, r, &issuer.TokenError{
-			Code: "invalid_client", Description: "client authentication failed", Reason: "malformed Basic credentials",
-		})
-		return
-	case err != nil:
-		writeTokenError(w, r, http.StatusBadRequest, "invalid_request", err.Error())
+	if err != nil {
+		c.refuseToken(w, r, malformed(err))
 		return
 	}
 	iss, err := c.app.Open()
@@ -80,35 +71,55 @@ func (c *ClientCredentials) serveToken(w http.ResponseWriter, r *http.Request) {
 		c.refuseToken(w, r, refused)
 	case err != nil:
 		c.failToken(w, r, err)
-	case req.original:
+	default:
+		tokensIssued.Inc()
+		writeToken(w, r, issued, req.original)
+	}
+}
+
+// malformed is the refusal of a request that can't be read.
+func malformed(err error) *issuer.TokenError {
+	if errors.Is(err, errMalformedBasic) {
+		return &issuer.TokenError{Code: "invalid_client", Description: "client authentication failed", Reason: err.Error()}
+	}
+	return &issuer.TokenError{Code: "invalid_request", Description: err.Error(), Reason: err.Error()}
+}
+
+func writeToken(w http.ResponseWriter, r *http.Request, issued *issuer.IssuedToken, original bool) {
+	if original {
 		writeJSON(w, r, http.StatusOK, originalToken{
 			AccessToken: issued.Token,
 			TokenType:   "bearer",
 			ExpiresIn:   int64(issued.ExpiresIn / time.Second),
 		})
-	default:
-		writeJSON(w, r, http.StatusOK, standardToken{
-			AccessToken: issued.Token,
-			TokenType:   "Bearer",
-			ExpiresIn:   int64(issued.ExpiresIn / time.Second),
-			Scope:       strings.Join(issued.Scopes, " "),
-		})
+		return
 	}
+	writeJSON(w, r, http.StatusOK, standardToken{
+		AccessToken: issued.Token,
+		TokenType:   "Bearer",
+		ExpiresIn:   int64(issued.ExpiresIn / time.Second),
+		Scope:       strings.Join(issued.Scopes, " "),
+	})
 }
 
 func (c *ClientCredentials) refuseToken(w http.ResponseWriter, r *http.Request, refused *issuer.TokenError) {
+	countToken("refused", refused.Reason)
 	c.logger.Info("token refused", zap.String("error", refused.Code), zap.String("reason", refused.Reason),
 		zap.String("remote_ip", clientIP(r)))
 	status := http.StatusBadRequest
-	if refused.Code == "invalid_client" {
+	switch {
+	case refused.Code == "invalid_client":
 		// RFC 9110 section 15.5.2: a 401 always carries a challenge.
 		status = http.StatusUnauthorized
-		w.Header().Set("WWW-Authenticate", `Basic realm="`+c.writers.Realm+`"`)
+		w.Header().Set("WWW-Authenticate", `Basic realm="`+c.guard.Realm+`"`)
+	case refused.Reason == errTooLarge.Error():
+		status = http.StatusRequestEntityTooLarge
 	}
 	writeTokenError(w, r, status, refused.Code, refused.Description)
 }
 
 func (c *ClientCredentials) failToken(w http.ResponseWriter, r *http.Request, err error) {
+	countToken("failed", "cannot tell")
 	c.logger.Error("request failed", zap.String("doing", "issuing a token"), zap.Error(err))
 	w.Header().Set("Retry-After", retryAfter)
 	writeTokenError(w, r, http.StatusServiceUnavailable, "temporarily_unavailable", "the server can't issue tokens now")

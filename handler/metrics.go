@@ -1,0 +1,47 @@
+package handler
+
+import (
+	"errors"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// The counters count for as long as the process runs: reloads do not set them
+// back. Their labels have values from small sets, and never a client's id.
+var (
+	guardedRequests = counter("requests_total",
+		"Requests that a guard has looked at: admitted, anonymous (without a token, where it is optional), refused or failed.", "result", "reason")
+	tokenRequests = counter("tokens_total",
+		"Requests for a token: issued, refused or failed.", "result", "reason")
+	credentialChanges = counter("credential_changes_total",
+		"Credentials created and revoked over HTTP or the admin endpoint.", "change")
+
+	requestsAdmitted   = guardedRequests.WithLabelValues("admitted", "")
+	requestsAnonymous  = guardedRequests.WithLabelValues("anonymous", "")
+	tokensIssued       = tokenRequests.WithLabelValues("issued", "")
+	credentialsCreated = credentialChanges.WithLabelValues("created")
+	credentialsRevoked = credentialChanges.WithLabelValues("revoked")
+)
+
+func counter(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "client_credentials", Name: name, Help: help,
+	}, labels)
+}
+
+func countRequest(result, reason string) { guardedRequests.WithLabelValues(result, reason).Inc() }
+
+func countToken(result, reason string) { tokenRequests.WithLabelValues(result, reason).Inc() }
+
+// registerMetrics shows the counters in the registry of this configuration,
+// which is another one after each reload.
+func registerMetrics(ctx caddy.Context) error {
+	for _, collector := range []prometheus.Collector{guardedRequests, tokenRequests, credentialChanges} {
+		var already prometheus.AlreadyRegisteredError // by another handler of this configuration
+		if err := ctx.GetMetricsRegistry().Register(collector); err != nil && !errors.As(err, &already) {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+package handler_test
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/testserver"
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
+)
+
+// metrics returns the counters of this plugin, as Caddy's admin endpoint shows
+// them, by their text up to the value.
+func metrics(t *testing.T, s *testserver.Server) map[string]int {
+	t.Helper()
+	resp, err := http.Get(fmt.Sprintf("http://%s/metrics", s.Admin))
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]int{}
+	for line := range strings.Lines(testserver.Body(t, resp)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "} "); ok && strings.HasPrefix(line, "caddy_client_credentials_") {
+			n, err := strconv.Atoi(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			values[strings.TrimPrefix(name, "caddy_client_credentials_")+"}"] = n
+		}
+	}
+	return values
+}
+
+func TestCountersGoOnThroughReloads(t *testing.T) {
+	caddyfile := site("", "", "client_credentials\nbearer_auth /opt/* {\noptional\n}\nreverse_proxy {{upstream}}") +
+		"http://localhost:{{port}}/second {\nbearer_auth\nrespond hi\n}\n"
+	caddyfile = strings.Replace(caddyfile, "client_credentials\nbearer_auth /opt/*", "client_credentials /all/*\nbearer_auth /opt/*", 1)
+	s := run(t, caddyfile)
+	before := metrics(t, s)
+	c, gone := s.CreateWith(t, issuer.ScopeWrite), s.CreateWith(t)
+	round := func() {
+		token := testserver.Bearer(s.Token(t, c))
+		s.Do(t, "GET", "/all/x", "", token...)
+		s.Do(t, "GET", "/all/x", "")
+		s.Do(t, "GET", "/opt/x", "")
+		s.Do(t, "GET", "/all/x", "", testserver.Bearer("x")...)
+		s.Do(t, "POST", tokenPath, "grant_type=client_credentials", "Content-Type", formType, "Authorization", basic(gone.ClientID, "x"))
+		s.Do(t, "POST", credentialsPath, "{}", append(token, "Content-Type", jsonType)...)
+		s.Do(t, "DELETE", credentialsPath+"/"+gone.ClientID, "", token...)
+	}
+	round()
+	s.Run(t, strings.Replace(caddyfile, "store badger", "token_lifetime 7m\nstore badger", 1))
+	round()
+	after := metrics(t, s)
+	for counter, want := range map[string]int{
+		`requests_total{reason="",result="admitted"}`:                 6, // a call, a creation and a revocation, twice
+		`requests_total{reason="",result="anonymous"}`:                2,
+		`requests_total{reason="no token",result="refused"}`:          2,
+		`requests_total{reason="not a compact JWS",result="refused"}`: 2,
+		`tokens_total{reason="",result="issued"}`:                     2,
+		`tokens_total{reason="wrong secret",result="refused"}`:        2,
+		`credential_changes_total{change="created"}`:                  2,
+		`credential_changes_total{change="revoked"}`:                  1,
+	} {
+		if got := after[counter] - before[counter]; got != want {
+			t.Errorf("%s rose by %d, want %d", counter, got, want)
+		}
+	}
+}
