@@ -127,7 +127,7 @@ func guardRoutes(h httpcaddyfile.Helper, matcher caddy.ModuleMap, guard *handler
 	}
 	return routes(h, &caddyhttp.Subroute{Routes: caddyhttp.RouteList{{
 		MatcherSetsRaw: caddyhttp.RawMatcherSets{matcher},
-		HandlersRaw:    []json.RawMessage{handlerJSON(h, guard)},
+		HandlersRaw:    []json.RawMessage{handlerJSON(guard)},
 	}}})
 }
 
@@ -139,7 +139,7 @@ func routes(h httpcaddyfile.Helper, handlers ...caddyhttp.MiddlewareHandler) []h
 	return values
 }
 
-func handlerJSON(h httpcaddyfile.Helper, handler caddyhttp.MiddlewareHandler) json.RawMessage {
+func handlerJSON(handler caddyhttp.MiddlewareHandler) json.RawMessage {
 	id := caddy.ModuleID(caddy.GetModuleID(handler))
 	return caddyconfig.JSONModuleObject(handler, "handler", id.Name(), nil)
 }

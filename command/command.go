@@ -146,7 +146,7 @@ func open(fl caddycmd.Flags) (m manager, done func(), err error) {
 	}
 	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, config, adapter)
 	if err != nil {
-		return nil, nil, fmt.Errorf("couldn't determine the admin API's address: %v", err)
+		return nil, nil, fmt.Errorf("couldn't determine the admin API's address: %w", err)
 	}
 	return server{address}, func() {}, nil
 }
@@ -187,7 +187,7 @@ func printCreated(w io.Writer, created []byte, asJSON bool) error {
 	}
 	var c struct{ ClientID, Secret string }
 	if err := json.Unmarshal(created, &c); err != nil {
-		return fmt.Errorf("reading the server's answer: %v", err)
+		return fmt.Errorf("reading the server's answer: %w", err)
 	}
 	_, err := fmt.Fprintf(w, "client id  %s\nsecret     %s\n\nThe secret is shown this once; it can't be read again.\n", c.ClientID, c.Secret)
 	return err
@@ -204,7 +204,7 @@ func printList(w io.Writer, list []byte, asJSON bool) error {
 		Scopes                     []string
 	}
 	if err := json.Unmarshal(list, &credentials); err != nil {
-		return fmt.Errorf("reading the server's answer: %v", err)
+		return fmt.Errorf("reading the server's answer: %w", err)
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "CLIENT ID\tNAME\tACCOUNT\tSCOPES\tCREATED\tEXPIRES")

@@ -27,7 +27,7 @@ func openOffline(config, adapter string) (manager, func(), error) {
 	}
 	var whole caddy.Config
 	if err := json.Unmarshal(text, &whole); err != nil {
-		return nil, nil, fmt.Errorf("reading %s: %v", config, err)
+		return nil, nil, fmt.Errorf("reading %s: %w", config, err)
 	}
 	const name = "client_credentials"
 	if whole.AppsRaw[name] == nil {

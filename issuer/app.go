@@ -96,7 +96,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	engine, err := ctx.LoadModule(a, "StoreRaw")
 	if err != nil {
-		return fmt.Errorf("loading the store module: %v", err)
+		return fmt.Errorf("loading the store module: %w", err)
 	}
 	a.engine = engine.(store.Engine)
 	return nil
@@ -181,7 +181,7 @@ func (a *App) provisionPolicy() error {
 	repl := caddy.NewReplacer()
 	issuer, err := repl.ReplaceOrErr(a.Issuer, true, true)
 	if err != nil {
-		return fmt.Errorf("issuer: %v", err)
+		return fmt.Errorf("issuer: %w", err)
 	}
 	if err := ValidateIssuer(issuer); err != nil {
 		return err
@@ -189,7 +189,7 @@ func (a *App) provisionPolicy() error {
 	audience := issuer
 	if a.Audience != "" {
 		if audience, err = repl.ReplaceOrErr(a.Audience, true, true); err != nil {
-			return fmt.Errorf("audience: %v", err)
+			return fmt.Errorf("audience: %w", err)
 		}
 	}
 	lifetime := time.Duration(a.TokenLifetime)
@@ -207,7 +207,7 @@ func (a *App) provisionKeys() error {
 	if a.SigningKey != "" {
 		path, err := caddy.NewReplacer().ReplaceOrErr(a.SigningKey, true, true)
 		if err != nil {
-			return fmt.Errorf("signing_key: %v", err)
+			return fmt.Errorf("signing_key: %w", err)
 		}
 		text, err := os.ReadFile(path)
 		if err != nil {
@@ -222,7 +222,7 @@ func (a *App) provisionKeys() error {
 	if a.MasterKey != "" {
 		text, err := caddy.NewReplacer().ReplaceOrErr(a.MasterKey, true, true)
 		if err != nil {
-			return fmt.Errorf("master_key: %v", err)
+			return fmt.Errorf("master_key: %w", err)
 		}
 		if a.master, err = parseMasterKey(text); err != nil {
 			return fmt.Errorf("master_key %w", err)

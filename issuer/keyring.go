@@ -38,13 +38,14 @@ type keyRecord struct {
 const (
 	keyPrefix    = "key/"    // key/<kid>
 	pepperPrefix = "pepper/" // pepper/<number>
+	firstPepper  = pepperPrefix + "1"
 	pepperSize   = 32
 )
 
 // sealedInUse reports whether the store holds anything that only its master
 // key can open.
 func sealedInUse(ctx context.Context, st store.Store) (bool, error) {
-	_, err := st.Get(ctx, pepperKey(1))
+	_, err := st.Get(ctx, firstPepper)
 	if errors.Is(err, store.ErrNotFound) {
 		return false, nil
 	}
@@ -190,13 +191,13 @@ func (r *keyring) openPeppers(ctx context.Context, st store.Store, master master
 		return err
 	}
 	pepper := randomBytes(pepperSize)
-	value, err := json.Marshal(master.seal(pepperKey(1), pepper))
+	value, err := json.Marshal(master.seal(firstPepper, pepper))
 	if err != nil {
 		return err
 	}
 	err = st.Commit(ctx, store.Batch{
-		Conditions: []store.Condition{{Key: pepperKey(1)}},
-		Puts:       []store.Record{{Key: pepperKey(1), Value: value}},
+		Conditions: []store.Condition{{Key: firstPepper}},
+		Puts:       []store.Record{{Key: firstPepper, Value: value}},
 	})
 	if err != nil {
 		return fmt.Errorf("keeping a new pepper: %w", err)
@@ -204,8 +205,6 @@ func (r *keyring) openPeppers(ctx context.Context, st store.Store, master master
 	r.peppers[1], r.pepper = pepper, 1
 	return nil
 }
-
-func pepperKey(number int) string { return fmt.Sprintf("%s%d", pepperPrefix, number) }
 
 // hash returns what is kept of a secret. The client id is part of it, so that
 // a hash is worth nothing in another credential's record.

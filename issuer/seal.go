@@ -80,7 +80,7 @@ func storedMasterKey(ctx context.Context, storage certmagic.Storage, storeInUse 
 	// What was read back is what a restart will read.
 	again, err := storage.Load(ctx, masterKeyFile)
 	if err != nil || !bytes.Equal(bytes.TrimSpace(again), text) {
-		return masterKey{}, errors.New("Caddy's storage does not give back the master key that it took")
+		return masterKey{}, errors.New("what Caddy's storage gives back is not the master key that it took")
 	}
 	return parseMasterKey(string(text))
 }

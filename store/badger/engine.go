@@ -54,12 +54,12 @@ func (b *Badger) Provision(caddy.Context) error {
 	if b.Path != "" {
 		var err error
 		if path, err = caddy.NewReplacer().ReplaceOrErr(b.Path, true, true); err != nil {
-			return fmt.Errorf("store path: %v", err)
+			return fmt.Errorf("store path: %w", err)
 		}
 	}
 	dir, err := canonical(path)
 	if err != nil {
-		return fmt.Errorf("store path %s: %v", path, err)
+		return fmt.Errorf("store path %s: %w", path, err)
 	}
 	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
 		return fmt.Errorf("store path %s is a file; name a directory", dir)
@@ -150,9 +150,9 @@ func canonical(path string) (string, error) {
 	}
 	rest := ""
 	for existing := path; ; existing = filepath.Dir(existing) {
-		real, err := filepath.EvalSymlinks(existing)
+		resolved, err := filepath.EvalSymlinks(existing)
 		if err == nil {
-			return filepath.Join(real, rest), nil
+			return filepath.Join(resolved, rest), nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) || existing == filepath.Dir(existing) {
 			return "", err
