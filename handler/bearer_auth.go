@@ -73,7 +73,7 @@ func (b *BearerAuth) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 		// No body: handle_errors may write one in the site's own form.
 		return caddyhttp.Error(ref.status, errors.New(ref.reason))
 	}
-	b.guard.accept(a)
+	b.guard.accept(r, a)
 	setIdentity(r, a, b.ForwardToken)
 	return next.ServeHTTP(w, r)
 }

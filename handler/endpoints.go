@@ -134,7 +134,7 @@ func (c *ClientCredentials) manager(w http.ResponseWriter, r *http.Request, scop
 	case !slices.ContainsFunc(scopes, func(scope string) bool { return slices.Contains(a.Token.Scopes, scope) }):
 		ref = insufficientScope(scopes[0])
 	default:
-		c.guard.accept(a)
+		c.guard.accept(r, a)
 		return a
 	}
 	c.guard.refuse(w, r, ref)

@@ -204,9 +204,11 @@ func (g *guard) challenge(w http.ResponseWriter, r *http.Request, ref *refusal) 
 	}
 }
 
-// accept logs and counts a request that passes.
-func (g *guard) accept(a *admission) {
+// accept counts and logs a request that passes, and tells Caddy whose it is:
+// in the placeholders, and so in the access log.
+func (g *guard) accept(r *http.Request, a *admission) {
 	requestsAdmitted.Inc()
+	setPlaceholders(r, a)
 	if entry := g.logger.Check(zapcore.DebugLevel, "request admitted"); entry != nil {
 		entry.Write(zap.String("client_id", a.Token.ClientID), zap.String("jti", a.Token.ID))
 	}

@@ -66,8 +66,8 @@ func admissionOf(r *http.Request) *admission {
 	return a
 }
 
-// setIdentity tells Caddy and the upstream who the client is. The header
-// fields' values are made anew for each request: Caddy edits them in place.
+// setIdentity tells the upstream who the client is. The header fields' values
+// are made anew for each request: Caddy edits them in place.
 func setIdentity(r *http.Request, a *admission, forwardToken bool) {
 	setOrDelete(r.Header, headerClientID, a.Token.ClientID)
 	setOrDelete(r.Header, headerScope, a.Token.Scope)
@@ -77,6 +77,9 @@ func setIdentity(r *http.Request, a *admission, forwardToken bool) {
 	} else {
 		delete(r.Header, "Authorization")
 	}
+}
+
+func setPlaceholders(r *http.Request, a *admission) {
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http.auth.user.id", a.Token.ClientID)
 		for key, value := range metadata(a.Access) {

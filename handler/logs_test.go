@@ -100,7 +100,7 @@ func TestTheLogOfAFullRunHoldsNoSecretAndNoToken(t *testing.T) {
 }
 
 func TestRefusalsAreLoggedWithTheirReason(t *testing.T) {
-	s := run(t, testserver.Simple)
+	s := run(t, strings.Replace(testserver.Simple, "\tclient_credentials\n", "\tlog\n\tclient_credentials\n", 1))
 	c, gone := s.CreateWith(t, issuer.ScopeWrite), s.CreateWith(t)
 	token, goneToken := s.Token(t, c), s.Token(t, gone)
 	s.Do(t, "DELETE", credentialsPath+"/"+gone.ClientID, "", testserver.Bearer(token)...)
@@ -112,6 +112,7 @@ func TestRefusalsAreLoggedWithTheirReason(t *testing.T) {
 	for _, pair := range []testserver.Credential{gone, {ClientID: c.ClientID, Secret: "x"}, {ClientID: strings.Repeat("0", 32), Secret: "x"}} {
 		s.Do(t, "POST", tokenPath, "grant_type=client_credentials", "Content-Type", formType, "Authorization", basic(pair.ClientID, pair.Secret))
 	}
+	s.Do(t, "GET", credentialsPath, "", testserver.Bearer(token)...)
 	found := map[string]map[string]any{}
 	for _, line := range logLines(t, s) {
 		what, _ := line["msg"].(string)
@@ -135,6 +136,9 @@ func TestRefusalsAreLoggedWithTheirReason(t *testing.T) {
 		if line == nil || line["level"] != level {
 			t.Errorf("no log line %q at level %s: %v", what, level, line)
 		}
+	}
+	if line := found["handled request"]; line["user_id"] != c.ClientID {
+		t.Errorf("the access log does not say who has managed credentials: %v", line)
 	}
 	if line := found["request refused: revoked"]; line["remote_ip"] != "127.0.0.1" || line["path"] != "/x" || line["method"] != "GET" || line["status"] != 401.0 {
 		t.Errorf("a refusal does not say who was refused what: %v", line)

@@ -47,7 +47,7 @@ func (b *BearerProvider) Authenticate(w http.ResponseWriter, r *http.Request) (c
 		b.guard.challenge(w, r, ref)
 		return caddyauth.User{}, false, ref.err
 	}
-	b.guard.accept(a)
+	b.guard.accept(r, a)
 	setIdentity(r, a, false)
 	return caddyauth.User{ID: a.Token.ClientID, Metadata: metadata(a.Access)}, true, nil
 }
