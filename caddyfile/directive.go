@@ -48,8 +48,7 @@ func parseClientCredentials(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue
 			return nil, h.Errf("unrecognized subdirective of client_credentials: %s", h.Val())
 		}
 	}
-	return append(routes(h, handler.StripIdentityHeaders{}, endpoints),
-		guardRoutes(h, matcher, new(handler.BearerAuth))...), nil
+	return routes(matcher, new(handler.BearerAuth), handler.StripIdentityHeaders{}, endpoints), nil
 }
 
 // parseBearerAuth parses the directive that guards. Syntax:
@@ -67,15 +66,15 @@ func parseBearerAuth(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error
 	}
 	guard := new(handler.BearerAuth)
 	guard.Scopes = h.RemainingArgs()
+	if err := handler.ValidateRules(handler.Rules{Scopes: guard.Scopes}); err != nil {
+		return nil, h.WrapErr(err)
+	}
 	for nesting := h.Nesting(); h.NextBlock(nesting); {
 		if err := parseGuardSetting(h.Dispenser, guard); err != nil {
 			return nil, err
 		}
 	}
-	if err := handler.ValidateRules(guard.Rules); err != nil {
-		return nil, h.WrapErr(err)
-	}
-	return append(routes(h, handler.StripIdentityHeaders{}), guardRoutes(h, matcher, guard)...), nil
+	return routes(matcher, guard, handler.StripIdentityHeaders{}), nil
 }
 
 func parseGuardSetting(d *caddyfile.Dispenser, guard *handler.BearerAuth) error {
@@ -83,7 +82,9 @@ func parseGuardSetting(d *caddyfile.Dispenser, guard *handler.BearerAuth) error 
 	case "audience":
 		return parseOnce(d, &guard.Audience, nil)
 	case "realm":
-		return parseOnce(d, &guard.Realm, nil)
+		return parseOnce(d, &guard.Realm, func(realm string) error {
+			return handler.ValidateRules(handler.Rules{Realm: realm})
+		})
 	case "optional":
 		return parseFlag(d, &guard.Optional)
 	case "forward_token":
@@ -118,25 +119,26 @@ func begin(h httpcaddyfile.Helper) (caddy.ModuleMap, error) {
 	return matcher, nil
 }
 
-// guardRoutes puts the guard behind its matcher. Caddy sorts the routes of one
-// directive, and those with a matcher come first; so that the guard stays
-// behind the endpoints, its matcher is inside of a subroute.
-func guardRoutes(h httpcaddyfile.Helper, matcher caddy.ModuleMap, guard *handler.BearerAuth) []httpcaddyfile.ConfigValue {
+// routes returns what a directive becomes: the handlers that see every request,
+// and the guard under the directive's matcher. They are kept together by a
+// Subroute, since Caddy would sort the route with a matcher to the front. The
+// guard always has a matcher, if only one that fits every path: of a named
+// route without any, Caddy keeps the first handler alone.
+func routes(matcher caddy.ModuleMap, guard *handler.BearerAuth, unmatched ...caddyhttp.MiddlewareHandler) []httpcaddyfile.ConfigValue {
+	var all caddyhttp.Route
+	for _, h := range unmatched {
+		all.HandlersRaw = append(all.HandlersRaw, handlerJSON(h))
+	}
 	if matcher == nil {
-		return routes(h, guard)
+		matcher = caddy.ModuleMap{"path": caddyconfig.JSON(caddyhttp.MatchPath{"*"}, nil)}
 	}
-	return routes(h, &caddyhttp.Subroute{Routes: caddyhttp.RouteList{{
-		MatcherSetsRaw: caddyhttp.RawMatcherSets{matcher},
-		HandlersRaw:    []json.RawMessage{handlerJSON(guard)},
-	}}})
-}
-
-func routes(h httpcaddyfile.Helper, handlers ...caddyhttp.MiddlewareHandler) []httpcaddyfile.ConfigValue {
-	var values []httpcaddyfile.ConfigValue
-	for _, handler := range handlers {
-		values = append(values, h.NewRoute(nil, handler)...)
-	}
-	return values
+	return []httpcaddyfile.ConfigValue{{Class: "route", Value: caddyhttp.Subroute{Routes: caddyhttp.RouteList{
+		all,
+		{
+			MatcherSetsRaw: caddyhttp.RawMatcherSets{matcher},
+			HandlersRaw:    []json.RawMessage{handlerJSON(guard)},
+		},
+	}}}}
 }
 
 func handlerJSON(handler caddyhttp.MiddlewareHandler) json.RawMessage {

@@ -4,6 +4,7 @@ package caddyfile
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 
@@ -58,7 +59,12 @@ func parseOption(d *caddyfile.Dispenser, existing any) (any, error) {
 func parseSetting(d *caddyfile.Dispenser, app *issuer.App) error {
 	switch name := d.Val(); name {
 	case "issuer":
-		return parseOnce(d, &app.Issuer, issuer.ValidateIssuer)
+		return parseOnce(d, &app.Issuer, func(url string) error {
+			if strings.Contains(url, "{") {
+				return nil // a placeholder, which is replaced when the configuration is loaded
+			}
+			return issuer.ValidateIssuer(url)
+		})
 	case "audience":
 		return parseOnce(d, &app.Audience, nil)
 	case "signing_key":
@@ -73,7 +79,7 @@ func parseSetting(d *caddyfile.Dispenser, app *issuer.App) error {
 		return parseOnce(d, &text, func(text string) error {
 			lifetime, err := caddy.ParseDuration(text)
 			if err != nil {
-				return d.Errf("token_lifetime is not a duration, such as 1h: %v", err)
+				return fmt.Errorf("token_lifetime is not a duration, such as 1h: %w", err)
 			}
 			app.TokenLifetime = caddy.Duration(lifetime)
 			return issuer.ValidateTokenLifetime(time.Duration(app.TokenLifetime))
@@ -97,20 +103,19 @@ func parseSetting(d *caddyfile.Dispenser, app *issuer.App) error {
 	}
 }
 
-// parseOnce reads a setting's one value. What has a placeholder in it can be
-// checked only when the configuration is loaded.
+// parseOnce reads a setting's one value.
 func parseOnce(d *caddyfile.Dispenser, target *string, check func(string) error) error {
 	name := d.Val()
 	if *target != "" {
 		return d.Errf("%s is already specified", name)
 	}
 	if !d.AllArgs(target) {
-		return d.ArgErr()
+		return d.Errf("%s takes one value", name) // ArgErr would repeat a key
 	}
 	if *target == "" {
 		return d.Errf("%s is empty", name)
 	}
-	if check != nil && !strings.Contains(*target, "{") {
+	if check != nil {
 		if err := check(*target); err != nil {
 			return d.WrapErr(err)
 		}

@@ -74,7 +74,9 @@ func (b *Badger) Provision(caddy.Context) error {
 func (b *Badger) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the engine's name
 	if d.NextArg() {
-		b.Path = d.Val()
+		if b.Path = d.Val(); b.Path == "" {
+			return d.Err("the badger store's path is empty")
+		}
 	}
 	if d.NextArg() {
 		return d.ArgErr()
