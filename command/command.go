@@ -39,6 +39,12 @@ only while no server holds it.`,
 			cmd.PersistentFlags().StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
 			cmd.PersistentFlags().Bool("offline", false, "Open the store itself; no server may hold it")
 			cmd.AddCommand(createCommand(), listCommand(), revokeCommand())
+			cmd.RunE = func(cmd *cobra.Command, args []string) error {
+				if len(args) == 0 {
+					return cmd.Help()
+				}
+				return fmt.Errorf("there is no command %q: use create, list or revoke", args[0])
+			}
 		},
 	})
 }
@@ -50,17 +56,13 @@ func createCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	cmd.Flags().String("name", "", "A label for people")
-	cmd.Flags().StringArray("scope", nil, "A scope that its tokens may carry; can be repeated")
+	scopes := cmd.Flags().StringArray("scope", nil, "A scope that its tokens may carry; can be repeated")
 	cmd.Flags().String("account", "", "The account that it belongs to (default: default)")
 	cmd.Flags().String("expires", "", "When it stops working, as RFC 3339 has it: 2030-01-31T12:00:00Z (default: never)")
 	cmd.Flags().Bool("json", false, "Print exactly the JSON object that the API answers")
 	run(cmd, func(cmd *cobra.Command, m manager, _ []string) error {
 		fl := caddycmd.Flags{FlagSet: cmd.Flags()}
-		scopes, err := cmd.Flags().GetStringArray("scope")
-		if err != nil {
-			return err
-		}
-		draft := handler.AdminDraft{Account: fl.String("account"), Scopes: scopes}
+		draft := handler.AdminDraft{Account: fl.String("account"), Scopes: *scopes}
 		if cmd.Flags().Changed("name") {
 			name := fl.String("name")
 			draft.Name = &name
@@ -173,6 +175,10 @@ func (s server) revoke(clientID string) error {
 
 func (s server) request(method, path string, body io.Reader) ([]byte, error) {
 	resp, err := caddycmd.AdminAPIRequest(s.address, method, path, make(http.Header), body)
+	if err != nil && strings.HasPrefix(err.Error(), "performing request") { // it is of no type
+		return nil, fmt.Errorf("no Caddy answers at %s: name its admin endpoint by --address or --config, "+
+			"or, if none runs, use --offline: %w", s.address, err)
+	}
 	if err != nil {
 		return nil, err
 	}

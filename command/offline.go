@@ -62,8 +62,9 @@ func readConfig(file, adapter string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if base := filepath.Base(file); adapter == "" &&
-		(strings.HasPrefix(base, "Caddyfile") || strings.HasSuffix(base, ".caddyfile")) {
+	base := strings.ToLower(filepath.Base(file))
+	if adapter == "" && !strings.HasSuffix(base, ".json") &&
+		(strings.HasPrefix(base, "caddyfile") || strings.HasSuffix(base, ".caddyfile")) {
 		adapter = "caddyfile"
 	}
 	if adapter == "" {

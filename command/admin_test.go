@@ -1,0 +1,266 @@
+package command_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/testserver"
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
+)
+
+const adminPath = "/client-credentials"
+
+// askAdmin sends a request to the admin endpoint and returns the answer with
+// its body.
+func askAdmin(t *testing.T, s *testserver.Server, method, path, body string) (*http.Response, string) {
+	t.Helper()
+	return ask(t, method, "http://"+s.Admin+path, body)
+}
+
+func ask(t *testing.T, method, url, body string) (*http.Response, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req) // follows no redirects
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, testserver.Body(t, resp)
+}
+
+func TestTheAdminEndpointCreatesListsAndRevokes(t *testing.T) {
+	s := testserver.New(t)
+	s.Run(t, testserver.Simple)
+	resp, body := askAdmin(t, s, "POST", adminPath, `{"name":"ops","account":"team-7","scopes":["b","a"],"expires":"2099-06-21T02:30:00+02:30"}`)
+	if resp.StatusCode != http.StatusCreated || resp.Header.Get("Content-Type") != "application/json" || !createdForm.MatchString(body+"\n") {
+		t.Fatalf("%s %v %s", resp.Status, resp.Header, body)
+	}
+	if got := resp.Header.Get("Cache-Control"); got != "no-store" {
+		t.Errorf("an answer with a secret may be kept: %q", got)
+	}
+	var c testserver.Credential
+	unmarshal(t, body, &c)
+	token := s.Token(t, c)
+	wantStatus(t, s, token, 200)
+
+	resp, body = askAdmin(t, s, "GET", adminPath, "")
+	want := fmt.Sprintf(`"clientId":%q,"name":"ops","secret":null,"expires":"2099-06-21T00:00:00.000Z"`, c.ClientID)
+	if resp.StatusCode != http.StatusOK || !strings.Contains(body, want) || !strings.Contains(body, `"account":"team-7","scopes":["a","b"]}]`) {
+		t.Errorf("%s %s", resp.Status, body)
+	}
+	if resp, body := askAdmin(t, s, "DELETE", adminPath+"/"+c.ClientID, ""); resp.StatusCode != http.StatusNoContent || body != "" {
+		t.Errorf("%s %s", resp.Status, body)
+	}
+	wantStatus(t, s, token, 401)
+	for _, body := range []string{`{}`, `{"name":null,"expires":null,"account":null,"scopes":null}`, `{"account":"","scopes":[]}`} {
+		if resp, text := askAdmin(t, s, "POST", adminPath, body); resp.StatusCode != http.StatusCreated {
+			t.Errorf("%s: %s %s", body, resp.Status, text)
+		}
+	}
+}
+
+func TestTheAdminEndpointAnswersWithTheRightStatus(t *testing.T) {
+	s := testserver.New(t)
+	s.Run(t, testserver.Simple)
+	c := s.CreateWith(t)
+	one := adminPath + "/" + c.ClientID
+	for _, ask := range []struct {
+		method, path, body string
+		status             int
+		allow              string
+	}{
+		{"GET", adminPath, "", 200, ""},
+		{"PUT", adminPath, "{}", 405, "GET, POST"},
+		{"PATCH", adminPath, "{}", 405, "GET, POST"},
+		{"DELETE", adminPath, "", 405, "GET, POST"},
+		{"GET", one, "", 405, "DELETE"},
+		{"POST", one, "{}", 405, "DELETE"},
+		{"PUT", one, "{}", 405, "DELETE"},
+		{"DELETE", adminPath + "/", "", 404, ""},
+		{"DELETE", adminPath + "/" + strings.Repeat("0", 32), "", 404, ""},
+		{"DELETE", adminPath + "/" + strings.ToUpper(c.ClientID), "", 404, ""},
+		{"DELETE", one + "/", "", 404, ""},
+		{"DELETE", one + "/x", "", 404, ""},
+		{"DELETE", adminPath + "/..%2F..%2Fload", "", 404, ""},
+		{"DELETE", adminPath + "/%00", "", 404, ""},
+		{"POST", adminPath, `{"name":"` + strings.Repeat("a", 64<<10) + `"}`, 413, ""},
+		{"POST", adminPath, `{}` + strings.Repeat(" ", 64<<10-2), 201, ""},
+		{"POST", adminPath, `{}` + strings.Repeat(" ", 64<<10-1), 413, ""},
+	} {
+		resp, body := askAdmin(t, s, ask.method, ask.path, ask.body)
+		if resp.StatusCode != ask.status || resp.Header.Get("Allow") != ask.allow {
+			t.Errorf("%s %s: %s with Allow %q, want %d with %q", ask.method, ask.path, resp.Status, resp.Header.Get("Allow"), ask.status, ask.allow)
+		}
+		if ask.status >= 400 {
+			wantAdminError(t, resp, body)
+		}
+	}
+	if status, body := tokenAnswer(t, s, c); status != 200 {
+		t.Errorf("the credential is gone: %d %s", status, body)
+	}
+}
+
+// wantAdminError checks that an answer has the form of Caddy's own.
+func wantAdminError(t *testing.T, resp *http.Response, body string) string {
+	t.Helper()
+	var answer struct{ Error string }
+	if err := json.Unmarshal([]byte(body), &answer); err != nil || answer.Error == "" || resp.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("%s: %s", resp.Status, body)
+	}
+	return answer.Error
+}
+
+func TestTheAdminEndpointNamesWhatIsWrongAndRepeatsNothing(t *testing.T) {
+	s := testserver.New(t)
+	s.Run(t, testserver.Simple)
+	const mark = "a-text-that-was-sent"
+	for body, field := range map[string]string{
+		``:                          "body",
+		`null`:                      "body",
+		`["` + mark + `"]`:          "body",
+		`"` + mark + `"`:            "body",
+		`{"name":"` + mark:          "body",
+		`{} {"` + mark + `"`:        "body",
+		`{"` + mark + `":1}`:        "body",
+		`{"Name":"` + mark + `"}`:   "body",
+		`{"scope":"` + mark + `"}`:  "body",
+		`{"secret":"` + mark + `"}`: "body",
+		`{"name":"` + mark + `","name":"` + mark + `"}`:                "body",
+		`{"scopes":[],"scopes":["` + mark + `"]}`:                      "body",
+		`{"na\u006de":"` + mark + `","name":"` + mark + `"}`:           "body",
+		"{\"name\":\"" + mark + "\xff\"}":                              "body",
+		`{"name":"` + mark + `\ud800"}`:                                "body",
+		`{"name":["` + mark + `"]}`:                                    "name",
+		`{"name":"` + mark + `\u0000"}`:                                "name",
+		`{"name":"` + mark + strings.Repeat("é", 200) + `"}`:           "name",
+		`{"expires":4102444800}`:                                       "expires",
+		`{"expires":"` + mark + `"}`:                                   "expires",
+		`{"expires":"2001-01-01T00:00:00Z"}`:                           "expires",
+		`{"expires":"9999-12-31T23:59:59-01:00"}`:                      "expires",
+		`{"account":["` + mark + `"]}`:                                 "account",
+		`{"account":1}`:                                                "account",
+		`{"account":"` + mark + `/x"}`:                                 "account",
+		`{"account":"` + mark + `\r\nX: y"}`:                           "account",
+		`{"account":"` + mark + strings.Repeat("a", 64) + `"}`:         "account",
+		`{"scopes":"` + mark + `"}`:                                    "scopes",
+		`{"scopes":{"` + mark + `":true}}`:                             "scopes",
+		`{"scopes":[1]}`:                                               "scopes",
+		`{"scopes":[["` + mark + `"]]}`:                                "scopes",
+		`{"scopes":[null]}`:                                            "scopes",
+		`{"scopes":[""]}`:                                              "scopes",
+		`{"scopes":["` + mark + ` b"]}`:                                "scopes",
+		`{"scopes":["` + mark + `\""]}`:                                "scopes",
+		`{"scopes":["é` + mark + `"]}`:                                 "scopes",
+		`{"scopes":["` + mark + strings.Repeat("a", 256) + `"]}`:       "scopes",
+		`{"name":"` + mark + `","expires":"` + mark + `","scopes":[]}`: "expires",
+	} {
+		resp, answer := askAdmin(t, s, "POST", adminPath, body)
+		if message := wantAdminError(t, resp, answer); resp.StatusCode != http.StatusBadRequest || !strings.Contains(message, field) {
+			t.Errorf("%.60s: %s %q, want 400 and %s", body, resp.Status, message, field)
+		}
+		if strings.Contains(answer, mark) {
+			t.Errorf("%.60s: the answer repeats it: %s", body, answer)
+		}
+	}
+	if strings.Contains(s.Log(t), mark) {
+		t.Error("the log repeats what was sent")
+	}
+	if _, body := askAdmin(t, s, "GET", adminPath, ""); body != "[]" {
+		t.Errorf("created: %s", body)
+	}
+}
+
+func TestTheAdminEndpointAnswersItsOwnHostOnly(t *testing.T) {
+	host := ownAddress(t)
+	s := testserver.New(t)
+	_, port, _ := net.SplitHostPort(s.Admin)
+	address := net.JoinHostPort(host, port)
+	s.Admin = fmt.Sprintf("%s {\n\t\torigins %s\n\t}", address, address)
+	s.Run(t, testserver.Simple)
+	c := s.CreateWith(t)
+	if resp, _ := ask(t, "GET", "http://"+address+"/config/", ""); resp.StatusCode != http.StatusOK {
+		t.Fatalf("Caddy's own API: %s", resp.Status)
+	}
+	for method, path := range map[string]string{"GET": adminPath, "POST": adminPath, "DELETE": adminPath + "/" + c.ClientID} {
+		resp, body := ask(t, method, "http://"+address+path, "{}")
+		if resp.StatusCode != http.StatusForbidden || !strings.Contains(body, "from this host only") {
+			t.Errorf("%s: %s %s", method, resp.Status, body)
+		}
+	}
+	if status, body := tokenAnswer(t, s, c); status != 200 {
+		t.Errorf("the credential is gone: %d %s", status, body)
+	}
+}
+
+// ownAddress is an address of this machine that is not a loopback one: who
+// connects to it comes from it.
+func ownAddress(t *testing.T) string {
+	t.Helper()
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range addresses {
+		if network, ok := address.(*net.IPNet); ok && network.IP.To4() != nil && !network.IP.IsLoopback() {
+			return network.IP.String()
+		}
+	}
+	t.Skip("this machine has only loopback addresses")
+	return ""
+}
+
+// The whole of what operators do, with everything logged.
+func TestNoSecretAndNoTokenIsLogged(t *testing.T) {
+	s := testserver.New(t)
+	s.WriteCaddyfile(t, testserver.Simple)
+	var said strings.Builder
+	var sent []string
+	do := func(args ...string) testserver.Credential {
+		r := run(t, s, append(args, "--json")...)
+		if r.code != 0 {
+			t.Fatalf("%q: %s", args, r.stderr)
+		}
+		said.WriteString(r.stderr)
+		var c testserver.Credential
+		if args[0] == "create" {
+			unmarshal(t, r.stdout, &c)
+			sent = append(sent, c.Secret, url.QueryEscape(c.Secret))
+		}
+		return c
+	}
+	old := do("create", "--offline", "--scope", issuer.ScopeWrite)
+	do("list", "--offline")
+	server := s.Start(t, testserver.Simple)
+	for _, c := range []testserver.Credential{old, do("create", "--scope", issuer.ScopeWrite, "--name", "ops"), do("create", "--address", s.Admin)} {
+		token := s.Token(t, c)
+		sent = append(sent, token, strings.Split(token, ".")[2])
+		wantStatus(t, s, token, 200)
+		s.Do(t, "POST", "/api/v0/client-credentials", `{}`, append(testserver.Bearer(token), "Content-Type", "application/json")...)
+		do("list")
+		said.WriteString(run(t, s, "revoke", c.ClientID).stderr)
+		wantStatus(t, s, token, 401)
+		_, answer := tokenAnswer(t, s, c)
+		said.WriteString(answer)
+		said.WriteString(run(t, s, "revoke", c.ClientID).stderr)
+	}
+	_ = server.Process.Kill()
+	_ = server.Wait() // before this its output is still being written
+	log := s.Log(t)
+	said.WriteString(log)
+	said.WriteString(server.Stdout.(fmt.Stringer).String())
+	if !strings.Contains(log, old.ClientID) || len(sent) != 12 {
+		t.Fatalf("the log does not name the credential, or %d texts are too few, for the test to mean anything", len(sent))
+	}
+	for _, text := range sent {
+		if strings.Contains(said.String(), text) {
+			t.Errorf("logged: %s", text)
+		}
+	}
+}
