@@ -138,7 +138,7 @@ func run(cmd *cobra.Command, do func(*cobra.Command, manager, []string) error) {
 
 func open(fl caddycmd.Flags) (m manager, done func(), err error) {
 	config, adapter := fl.String("config"), fl.String("adapter")
-	if config == "" && fl.String("address") == "" {
+	if config == "" && (fl.Bool("offline") || fl.String("address") == "") {
 		if _, err := os.Stat("Caddyfile"); err == nil {
 			config = "Caddyfile"
 		}

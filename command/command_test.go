@@ -14,11 +14,7 @@ import (
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
-func TestMain(m *testing.M) {
-	// The race detector has every process that succeeds sleep for a second.
-	_ = os.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0")
-	testserver.Main(m)
-}
+func TestMain(m *testing.M) { testserver.Main(m) }
 
 // result is what a command has done.
 type result struct {

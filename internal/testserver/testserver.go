@@ -39,6 +39,8 @@ func Main(m *testing.M) {
 		caddycmd.Main()
 		return
 	}
+	// The race detector has every process that succeeds sleep for a second.
+	_ = os.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0")
 	os.Exit(m.Run())
 }
 
@@ -184,21 +186,24 @@ func (s *Server) Start(t testing.TB, caddyfile string, under ...string) *exec.Cm
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	s.WaitReady(t, func() string { return output.String() })
+	if !s.answers() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // before this its output is still being written
+		t.Fatalf("the server does not answer: %s", output.String())
+	}
 	return cmd
 }
 
-// WaitReady waits until the site answers.
-func (s *Server) WaitReady(t testing.TB, output func() string) {
-	t.Helper()
+// answers waits until the site answers, and reports whether it does.
+func (s *Server) answers() bool {
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		resp, err := http.Get(s.URL("/"))
 		if err == nil {
 			_ = resp.Body.Close()
-			return
+			return true
 		}
 	}
-	t.Fatalf("the server does not answer: %s", output())
+	return false
 }
 
 // URL returns the URL of a path of the site.
