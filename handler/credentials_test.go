@@ -112,6 +112,8 @@ func TestTheCredentialEndpointsAnswerWithTheRightStatus(t *testing.T) {
 	weak := s.Token(t, s.CreateWith(t, "items:read"))
 	reader := s.Token(t, s.CreateWith(t, issuer.ScopeRead))
 	foreign := s.Create(t, issuer.Draft{Account: "other"})
+	expired := s.Create(t, issuer.Draft{Expires: time.Now().Add(50 * time.Millisecond)})
+	time.Sleep(100 * time.Millisecond)
 	one := credentialsPath + "/" + foreign.ClientID
 	big := `{"name":null` + strings.Repeat(" ", 64<<10) + `}`
 	for _, c := range []struct {
@@ -139,6 +141,8 @@ func TestTheCredentialEndpointsAnswerWithTheRightStatus(t *testing.T) {
 		{"PATCH", one, `{}`, "application/json", token, 405, "Allow", "DELETE"},
 		{"GET", one, ``, "", token, 405, "Allow", "DELETE"},
 		{"DELETE", one, ``, "", token, 404, "Content-Type", "application/problem+json"}, // another account's
+		{"DELETE", credentialsPath + "/" + expired.ClientID, ``, "", token, 204, "", ""},
+		{"DELETE", credentialsPath + "/" + expired.ClientID, ``, "", token, 404, "", ""},
 		{"DELETE", credentialsPath + "/" + strings.Repeat("0", 32), ``, "", token, 404, "", ""},
 		{"DELETE", credentialsPath + "/" + strings.ToUpper(foreign.ClientID), ``, "", token, 404, "", ""},
 		{"DELETE", credentialsPath + "/", ``, "", token, 404, "", ""},

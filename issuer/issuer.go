@@ -105,7 +105,7 @@ func (i *Issuer) List(ctx context.Context, account string) ([]*Credential, error
 // Revoke revokes a credential of the account; of any, where it is empty. Once
 // it has returned nil, the credential gets no token, and none that it has got
 // is accepted, also after a crash. It returns ErrNotFound where there is no
-// such credential in the account, or it is revoked already or expired.
+// such credential in the account, or it is revoked already.
 func (i *Issuer) Revoke(ctx context.Context, account, clientID string) error {
 	if !validClientID(clientID) {
 		return ErrNotFound
@@ -131,7 +131,7 @@ func (i *Issuer) revokeOnce(ctx context.Context, account, clientID string) error
 		return err
 	}
 	now := time.Now()
-	if !c.Active(now) || (account != "" && c.Account != account) {
+	if !c.Revoked.IsZero() || (account != "" && c.Account != account) {
 		return ErrNotFound
 	}
 	c.Revoked = now.UTC()
