@@ -127,12 +127,12 @@ func TestObjectRefusesHalfASurrogatePairWhereverItStands(t *testing.T) {
 	for text, want := range map[string]string{
 		`\ud83d\ude00`:             "😀",
 		`\uD83D\uDE00\ud83d\ude01`: "😀😁",
-		`\\ud800`:                 `\ud800`,
-		`\\\\ud800`:               `\\ud800`,
-		`\"\\`:                   `"\`,
-		`\u005cud800`:             `\ud800`,
-		`\ud7ff\ue000\ufffd`:      "\ud7ff\ue000\ufffd",
-		`\u0000`:                  "\x00",
+		`\\ud800`:                  `\ud800`,
+		`\\\\ud800`:                `\\ud800`,
+		`\"\\`:                     `"\`,
+		`\u005cud800`:              `\ud800`,
+		`\ud7ff\ue000\ufffd`:       "\ud7ff\ue000\ufffd",
+		`\u0000`:                   "\x00",
 	} {
 		got, err := Object([]byte(`{"a":"` + text + `"}`))
 		if err != nil {
