@@ -234,10 +234,11 @@ func FuzzObject(f *testing.F) {
 		if !utf8.Valid(data) || !json.Valid(data) {
 			t.Fatalf("Object took %q", data)
 		}
-		names := 0
+		names, depth := 0, 0
 		dec := json.NewDecoder(strings.NewReader(string(data)))
-		for depth, tok := 0, json.Token(nil); ; {
-			if tok, err = dec.Token(); errors.Is(err, io.EOF) {
+		for {
+			tok, err := dec.Token()
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			switch tok {
