@@ -56,7 +56,8 @@ func (c *ClientCredentials) serveToken(w http.ResponseWriter, r *http.Request) {
 	}
 	req, err := parseTokenRequest(w, r)
 	if err != nil {
-		c.refuseToken(w, r, malformed(err))
+		status, refused := malformed(err)
+		c.refuseToken(w, r, status, refused)
 		return
 	}
 	iss, err := c.app.Open()
@@ -68,7 +69,7 @@ func (c *ClientCredentials) serveToken(w http.ResponseWriter, r *http.Request) {
 	var refused *issuer.TokenError
 	switch {
 	case errors.As(err, &refused):
-		c.refuseToken(w, r, refused)
+		c.refuseToken(w, r, statusOf(refused), refused)
 	case err != nil:
 		c.failToken(w, r, err)
 	default:
@@ -77,12 +78,24 @@ func (c *ClientCredentials) serveToken(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// malformed is the refusal of a request that can't be read.
-func malformed(err error) *issuer.TokenError {
-	if errors.Is(err, errMalformedBasic) {
-		return &issuer.TokenError{Code: "invalid_client", Description: "client authentication failed", Reason: err.Error()}
+// malformed returns the refusal of a request that can't be read.
+func malformed(err error) (status int, refused *issuer.TokenError) {
+	refused = &issuer.TokenError{Code: "invalid_request", Description: err.Error(), Reason: err.Error()}
+	switch {
+	case errors.Is(err, errTooLarge):
+		return http.StatusRequestEntityTooLarge, refused
+	case errors.Is(err, errMalformedBasic):
+		refused.Code, refused.Description = "invalid_client", "client authentication failed"
 	}
-	return &issuer.TokenError{Code: "invalid_request", Description: err.Error(), Reason: err.Error()}
+	return statusOf(refused), refused
+}
+
+// statusOf returns the status of an error by RFC 6749 section 5.2.
+func statusOf(refused *issuer.TokenError) int {
+	if refused.Code == "invalid_client" {
+		return http.StatusUnauthorized
+	}
+	return http.StatusBadRequest
 }
 
 func writeToken(w http.ResponseWriter, r *http.Request, issued *issuer.IssuedToken, original bool) {
@@ -102,18 +115,12 @@ func writeToken(w http.ResponseWriter, r *http.Request, issued *issuer.IssuedTok
 	})
 }
 
-func (c *ClientCredentials) refuseToken(w http.ResponseWriter, r *http.Request, refused *issuer.TokenError) {
+func (c *ClientCredentials) refuseToken(w http.ResponseWriter, r *http.Request, status int, refused *issuer.TokenError) {
 	countToken("refused", refused.Reason)
 	c.logger.Info("token refused", zap.String("error", refused.Code), zap.String("reason", refused.Reason),
 		zap.String("remote_ip", clientIP(r)))
-	status := http.StatusBadRequest
-	switch {
-	case refused.Code == "invalid_client":
-		// RFC 9110 section 15.5.2: a 401 always carries a challenge.
-		status = http.StatusUnauthorized
+	if status == http.StatusUnauthorized { // RFC 9110 section 15.5.2: it always carries a challenge
 		w.Header().Set("WWW-Authenticate", `Basic realm="`+c.guard.Realm+`"`)
-	case refused.Reason == errTooLarge.Error():
-		status = http.StatusRequestEntityTooLarge
 	}
 	writeTokenError(w, r, status, refused.Code, refused.Description)
 }
