@@ -146,6 +146,9 @@ func TestTheCredentialEndpointsAnswerWithTheRightStatus(t *testing.T) {
 		{"DELETE", credentialsPath + "/" + strings.Repeat("0", 32), ``, "", token, 404, "", ""},
 		{"DELETE", credentialsPath + "/" + strings.ToUpper(foreign.ClientID), ``, "", token, 404, "", ""},
 		{"DELETE", credentialsPath + "/", ``, "", token, 404, "", ""},
+		{"DELETE", one + "/", ``, "", token, 404, "", ""},
+		{"DELETE", credentialsPath + "/..%2F..%2Fx", ``, "", token, 404, "", ""},
+		{"GET", one + "/no/such/path", ``, "", "", 405, "Allow", "DELETE"},
 	} {
 		var header []string
 		if c.contentType != "" {

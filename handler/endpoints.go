@@ -93,7 +93,7 @@ func (c *ClientCredentials) ServeHTTP(w http.ResponseWriter, r *http.Request, ne
 	case path == "/client-credentials":
 		c.warnIfPlaintext(r)
 		c.serveCredentials(w, r)
-	case one && !strings.Contains(clientID, "/"):
+	case one: // whatever it is: no such path is the upstream's
 		c.warnIfPlaintext(r)
 		c.serveCredential(w, r, clientID)
 	default:
