@@ -277,7 +277,7 @@ func TestAMissingMasterKeyIsNeverReplacedOverOldData(t *testing.T) {
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(s.Dir, "storage", "client_credentials", "master.key")
+	path := filepath.Join(s.Dir, "storage", "keys", "client_credentials_master.key")
 	info, err := os.Stat(path)
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("the master key's file: %v %v", info, err)

@@ -93,7 +93,7 @@ func TestTheLogOfAFullRunHoldsNoSecretAndNoToken(t *testing.T) {
 			}
 		}
 	}
-	key, err := os.ReadFile(s.Dir + "/storage/client_credentials/master.key")
+	key, err := os.ReadFile(s.Dir + "/storage/keys/client_credentials_master.key")
 	if err != nil || strings.Contains(log, strings.TrimSpace(string(key))) {
 		t.Errorf("the log holds the master key, or there is none: %v", err)
 	}

@@ -52,7 +52,7 @@ type App struct {
 	// The key that seals what the store must not hold in the clear: 32 bytes in
 	// base64, best as a placeholder such as `{env.MASTER_KEY}` or
 	// `{file./run/secrets/master_key}`. Default: a key that is made on first
-	// start and kept in Caddy's storage as `client_credentials/master.key`.
+	// start and kept in Caddy's storage as `keys/client_credentials_master.key`.
 	MasterKey string `json:"master_key,omitempty"`
 
 	// Where the credentials are kept. Default: `badger`

@@ -32,8 +32,9 @@ type sealed struct {
 }
 
 // masterKeyFile is where Caddy's storage holds the master key if the
-// configuration gives none.
-const masterKeyFile = "client_credentials/master.key"
+// configuration gives none. It is not below "client_credentials": that is the
+// folder of the store by default, and a copy of the store must not hold its key.
+const masterKeyFile = "keys/client_credentials_master.key"
 
 // parseMasterKey reads the 32 bytes in base64 that the operator gave. Its
 // errors repeat nothing of them.
