@@ -245,6 +245,8 @@ func ValidateIssuer(issuer string) error {
 		return errors.New("issuer is not an absolute URL, such as https://api.example.com")
 	case strings.ContainsAny(issuer, "?#"):
 		return errors.New("issuer must have no query and no fragment (RFC 8414 section 2)")
+	case u.String() != issuer:
+		return errors.New("issuer has a character that a URL must write as %XX")
 	case u.Scheme == "https", u.Scheme == "http" && loopback(u.Hostname()):
 		return nil
 	}
