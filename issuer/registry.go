@@ -6,6 +6,7 @@ import (
 	"errors"
 	"hash/maphash"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -73,6 +74,9 @@ const (
 	// that were issued before.
 	clockMargin   = time.Minute
 	sweepInterval = time.Minute
+	// sweepBatch keeps what one transaction deletes well below what the store
+	// takes in one.
+	sweepBatch = 1000
 	// recentCredentials is how many credentials are kept in memory because they
 	// were used last; some 600 bytes each.
 	recentCredentials = 10_000
@@ -234,19 +238,27 @@ func (r *registry) sweepUntilClosed() {
 // sweep forgets the revocations whose last token has expired. The credentials
 // stay revoked in the store.
 func (r *registry) sweep(ctx context.Context, now time.Time) error {
-	var batch store.Batch
-	r.mu.Lock()
-	for clientID, kept := range r.revoked {
-		if now.After(kept.keepUntil) && len(batch.Deletes) < 1000 {
-			delete(r.revoked, clientID)
-			batch.Deletes = append(batch.Deletes, revocationKey(clientID))
+	due := r.forgetDue(now)
+	for batch := range slices.Chunk(due, sweepBatch) {
+		if err := r.store.Commit(ctx, store.Batch{Deletes: batch}); err != nil {
+			return err
 		}
 	}
-	r.mu.Unlock()
-	if len(batch.Deletes) == 0 {
-		return nil
+	return nil
+}
+
+// forgetDue drops them from memory, and returns their keys in the store.
+func (r *registry) forgetDue(now time.Time) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var due []string
+	for clientID, kept := range r.revoked {
+		if now.After(kept.keepUntil) {
+			delete(r.revoked, clientID)
+			due = append(due, revocationKey(clientID))
+		}
 	}
-	return r.store.Commit(ctx, batch)
+	return due
 }
 
 func (r *registry) read(ctx context.Context, clientID string) (*Credential, error) {

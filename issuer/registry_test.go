@@ -1,0 +1,57 @@
+package issuer
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+// Revocations come in bursts, such as after a leak: one sweep must take all
+// that are due, however many.
+func TestRevocationsAreForgottenWhenNoTokenNeedsThemAndStayInTheStore(t *testing.T) {
+	const due = 2*sweepBatch + 1
+	st := openTestStore(t, t.TempDir())
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	kept, secret, err := iss.Create(t.Context(), Draft{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := iss.Revoke(t.Context(), "", kept.ClientID); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	var batch store.Batch
+	for n := range due {
+		clientID := fmt.Sprintf("%032x", n)
+		iss.registry.remember(clientID, new(state), now.Add(-time.Second))
+		batch.Puts = append(batch.Puts, store.Record{Key: revocationKey(clientID), Value: []byte(`{}`)})
+	}
+	if err := st.Commit(t.Context(), batch); err != nil {
+		t.Fatal(err)
+	}
+	if err := iss.registry.sweep(t.Context(), now); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	err = st.Scan(t.Context(), revokedPrefix, func(key string, _ []byte) error {
+		left = append(left, key)
+		return nil
+	})
+	if err != nil || len(left) != 1 || left[0] != revocationKey(kept.ClientID) || len(iss.registry.revoked) != 1 {
+		t.Errorf("%d marks are left in the store and %d in memory, %v, want the one that is not due",
+			len(left), len(iss.registry.revoked), err)
+	}
+
+	if err := iss.registry.sweep(t.Context(), now.Add(2*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if len(iss.registry.revoked) != 0 {
+		t.Error("a revocation is remembered though its last token has expired")
+	}
+	forget(t, iss, kept.ClientID)
+	if _, err := iss.Issue(t.Context(), tokenRequest(kept.ClientID, secret)); err == nil {
+		t.Error("a credential came back when its revocation was forgotten in memory")
+	}
+}
