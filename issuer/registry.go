@@ -161,9 +161,14 @@ func (r *registry) remember(clientID string, st *state, until time.Time) {
 // keepUntil returns when the last token that was obtained before now has
 // expired, whatever the configuration that it was obtained under.
 func (r *registry) keepUntil(now time.Time) time.Time {
+	return now.Add(r.longestLifetime() + clockMargin).UTC()
+}
+
+// longestLifetime returns the longest that any token of this store lives.
+func (r *registry) longestLifetime() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return now.Add(r.mark + clockMargin).UTC()
+	return r.mark
 }
 
 // raiseMark durably notes that tokens live for lifetime, before the first one

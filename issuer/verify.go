@@ -100,6 +100,9 @@ func (i *Issuer) verify(ctx context.Context, token string) (*Token, error) {
 		return nil, &Refusal{"subject is not the client"}
 	case claims.issuedAt.After(time.Now().Add(clockMargin)):
 		return nil, &Refusal{"issued in the future"}
+	case claims.expires.Sub(claims.issuedAt) > i.registry.longestLifetime():
+		// This server never issued it: somebody else has its signing key.
+		return nil, &Refusal{"lives too long"}
 	}
 	st, err := i.registry.state(ctx, claims.clientID)
 	if errors.Is(err, store.ErrNotFound) {
