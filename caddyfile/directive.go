@@ -25,6 +25,7 @@ func init() {
 //
 //	client_credentials [<matcher>] {
 //	    base_path <path>
+//	    mcp_compat
 //	}
 //
 // The matcher narrows what is guarded; the endpoints are served, and identity
@@ -42,6 +43,10 @@ func parseClientCredentials(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue
 		switch h.Val() {
 		case "base_path":
 			if err := parseOnce(h.Dispenser, &endpoints.BasePath, handler.ValidateBasePath); err != nil {
+				return nil, err
+			}
+		case "mcp_compat":
+			if err := parseFlag(h.Dispenser, &endpoints.MCPCompat); err != nil {
 				return nil, err
 			}
 		default:
@@ -74,7 +79,7 @@ func parseBearerAuth(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error
 			return nil, err
 		}
 	}
-	return routes(matcher, guard, handler.StripIdentityHeaders{}), nil
+	return routes(matcher, guard, handler.StripIdentityHeaders{}, new(handler.ProtectedResource)), nil
 }
 
 func parseGuardSetting(d *caddyfile.Dispenser, guard *handler.BearerAuth) error {
@@ -120,7 +125,7 @@ func begin(h httpcaddyfile.Helper) (caddy.ModuleMap, error) {
 }
 
 // routes returns what a directive becomes: the handlers that see every request,
-// and the guard under the directive's matcher. They are kept together by a
+// so that a matcher narrows neither what is served nor what is cleaned, and the guard under the directive's matcher. They are kept together by a
 // Subroute, since Caddy would sort the route with a matcher to the front. The
 // guard always has a matcher, if only one that fits every path: of a named
 // route without any, Caddy keeps the first handler alone.

@@ -28,13 +28,24 @@ func init() {
 //     `DELETE <base_path>/client-credentials/{clientId}` manage credentials,
 //     for tokens with the scope `client-credentials:write` (or, to list them,
 //     `client-credentials:read`);
-//   - `POST <base_path>/oauth/token` issues tokens (RFC 6749 section 4.4).
+//   - `POST <base_path>/oauth/token` issues tokens (RFC 6749 section 4.4);
+//   - `GET <base_path>/oauth/jwks` shows the public keys that verify them;
+//   - `GET /.well-known/oauth-authorization-server`, with the issuer's path
+//     behind it, describes the server (RFC 8414);
+//   - `GET /.well-known/oauth-protected-resource`, with the path of an audience
+//     behind it, describes what the guards of this host protect (RFC 9728).
 //
 // Every other request goes on to the next handler, unguarded: put
 // `bearer_auth` after it, as the directive `client_credentials` does.
 type ClientCredentials struct {
 	// The path under which the endpoints are served. Default: `/api/v0`
 	BasePath string `json:"base_path,omitempty"`
+
+	// Adds to the metadata what clients of the Model Context Protocol insist on:
+	// `authorization_endpoint`, `response_types_supported` and
+	// `code_challenge_methods_supported`. The endpoint itself refuses all that
+	// is asked of it. Default: `false`
+	MCPCompat bool `json:"mcp_compat,omitempty"`
 
 	app    *issuer.App
 	guard  *guard
@@ -81,25 +92,54 @@ func ValidateBasePath(path string) error {
 }
 
 func (c *ClientCredentials) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	path, ok := strings.CutPrefix(r.URL.Path, c.BasePath)
-	if !ok {
+	if !c.serve(w, r) && !c.serveWellKnown(w, r) {
 		return next.ServeHTTP(w, r)
 	}
-	clientID, one := strings.CutPrefix(path, "/client-credentials/")
+	return nil
+}
+
+// The paths of the endpoints, below the base path.
+const (
+	tokenPath       = "/oauth/token"
+	authorizePath   = "/oauth/authorize"
+	credentialsPath = "/client-credentials"
+)
+
+// serve answers what is asked of an endpoint, and reports whether it was.
+func (c *ClientCredentials) serve(w http.ResponseWriter, r *http.Request) bool {
+	path, ok := strings.CutPrefix(r.URL.Path, c.BasePath)
+	if !ok {
+		return false
+	}
+	clientID, one := strings.CutPrefix(path, credentialsPath+"/")
 	switch {
-	case path == "/oauth/token":
+	case path == tokenPath:
 		c.warnIfPlaintext(r)
 		c.serveToken(w, r)
-	case path == "/client-credentials":
+	case path == credentialsPath:
 		c.warnIfPlaintext(r)
 		c.serveCredentials(w, r)
 	case one: // whatever it is: no such path is the upstream's
 		c.warnIfPlaintext(r)
 		c.serveCredential(w, r, clientID)
+	case path == keySetPath:
+		c.serveKeySet(w, r)
+	case path == authorizePath && c.MCPCompat:
+		c.serveAuthorize(w, r)
 	default:
-		return next.ServeHTTP(w, r)
+		return false
 	}
-	return nil
+	return true
+}
+
+// serveWellKnown answers what is asked of a well-known path, RFC 8615, and
+// reports whether it was. Others may be the upstream's.
+func (c *ClientCredentials) serveWellKnown(w http.ResponseWriter, r *http.Request) bool {
+	if c.isMetadataPath(r.URL.Path) {
+		writePublic(w, r, c.metadata())
+		return true
+	}
+	return serveResource(w, r, c.app)
 }
 
 // warnIfPlaintext tells the operator, once for each configuration, that secrets

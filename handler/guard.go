@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -34,6 +35,9 @@ type guard struct {
 	Rules
 	app    *issuer.App
 	logger *zap.Logger
+
+	// metadata is where the resource is described, or nil.
+	metadata *url.URL
 }
 
 // refusal is why a request is not let through, and how it is told.
@@ -83,7 +87,8 @@ func newGuard(ctx caddy.Context, rules Rules) (*guard, error) {
 	if rules.Realm == "" {
 		rules.Realm = policy.Issuer
 	}
-	return &guard{Rules: rules, app: app, logger: ctx.Logger()}, nil
+	app.Protect(rules.Audience, rules.Scopes)
+	return &guard{Rules: rules, app: app, logger: ctx.Logger(), metadata: resourceMetadataURL(rules.Audience)}, nil
 }
 
 func configuredApp(ctx caddy.Context) (*issuer.App, error) {
@@ -191,6 +196,9 @@ func (g *guard) challenge(w http.ResponseWriter, r *http.Request, ref *refusal) 
 	}
 	if ref.scope != "" {
 		params = append(params, `scope="`+ref.scope+`"`)
+	}
+	if g.metadata != nil && isHost(r, g.metadata) { // RFC 9728 section 5.1
+		params = append(params, `resource_metadata="`+g.metadata.String()+`"`)
 	}
 	w.Header().Set("WWW-Authenticate", "Bearer "+strings.Join(params, ", "))
 

@@ -122,10 +122,12 @@ func wantNoUpstream(t testing.TB, s *testserver.Server) {
 
 // The refusals of the guard, RFC 6750 section 3.1.
 const (
-	noToken           = `401 Bearer realm="[^"]+"`
-	invalidRequest    = `400 Bearer realm="[^"]+", error="invalid_request", error_description="[^"\\]+"`
-	invalidToken      = `401 Bearer realm="[^"]+", error="invalid_token", error_description="[^"\\]+"`
-	insufficientScope = `403 Bearer realm="[^"]+", error="insufficient_scope", error_description="[^"\\]+", scope="%s"`
+	noToken           = `401 Bearer realm="[^"]+"` + metadataParam
+	invalidRequest    = `400 Bearer realm="[^"]+", error="invalid_request", error_description="[^"\\]+"` + metadataParam
+	invalidToken      = `401 Bearer realm="[^"]+", error="invalid_token", error_description="[^"\\]+"` + metadataParam
+	insufficientScope = `403 Bearer realm="[^"]+", error="insufficient_scope", error_description="[^"\\]+", scope="%s"` + metadataParam
+
+	metadataParam = `(, resource_metadata="[^"]+")?` // where the audience is the site itself
 )
 
 // wantRefused checks a refusal of the guard: status and challenge, nothing that
@@ -204,17 +206,22 @@ func newKey(t testing.TB, alg string) (key crypto.Signer) {
 	return key
 }
 
-func runKeyed(t testing.TB, alg, directives string) *keyed {
+func writeKey(t testing.TB, path string, key crypto.Signer) {
 	t.Helper()
-	k := &keyed{Server: testserver.New(t), key: newKey(t, alg), alg: alg}
-	der, err := x509.MarshalPKCS8PrivateKey(k.key)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	if err := os.WriteFile(filepath.Join(k.Dir, "key.pem"), text, 0o600); err != nil {
+	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func runKeyed(t testing.TB, alg, directives string) *keyed {
+	t.Helper()
+	k := &keyed{Server: testserver.New(t), key: newKey(t, alg), alg: alg}
+	writeKey(t, filepath.Join(k.Dir, "key.pem"), k.key)
 	k.Run(t, site("signing_key {{dir}}/key.pem", "", directives))
 	k.client = k.CreateWith(t, "read")
 	k.kid, _ = decode(t, k.Token(t, k.client), 0)["kid"].(string)

@@ -48,6 +48,27 @@ func writeBody(w http.ResponseWriter, status int, mediaType string, body []byte)
 	_, _ = w.Write(body)
 }
 
+// publicMaxAge is how long the answers to writePublic may be kept, in seconds.
+const publicMaxAge = "300"
+
+// writePublic answers a GET with what everybody may know and keep for a while,
+// pages of other origins included.
+func writePublic(w http.ResponseWriter, r *http.Request, v any) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		methodNotAllowed(w, "GET, HEAD")
+		return
+	}
+	body := marshal(v)
+	header := w.Header()
+	header.Set("Content-Type", preferredJSON(r.Header.Values("Accept")))
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	header.Set("Cache-Control", "public, max-age="+publicMaxAge)
+	header.Set("Vary", "Accept")
+	header.Set("Access-Control-Allow-Origin", "*")
+	header.Set("X-Content-Type-Options", "nosniff")
+	_, _ = w.Write(body)
+}
+
 // marshal encodes what always can be encoded: this package's own documents.
 func marshal(v any) []byte {
 	var buf bytes.Buffer

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,6 +64,8 @@ type App struct {
 	master  masterKey   // zero: the one in Caddy's storage
 	engine  store.Engine
 	storage certmagic.Storage
+
+	resources []Resource // of this configuration's guards; complete once it is provisioned
 
 	issuer  atomic.Pointer[Issuer]
 	opening sync.Mutex
@@ -233,6 +236,31 @@ func (a *App) provisionKeys() error {
 
 // Policy returns what the configuration says of the tokens.
 func (a *App) Policy() Policy { return a.policy }
+
+// Resource is a protected resource: an audience, and the scopes that guards ask
+// for in front of it.
+type Resource struct {
+	Audience string
+	Scopes   []string
+}
+
+// Protect notes what a guard asks for, so that it can be published. It may be
+// called while the configuration is provisioned, and not later.
+func (a *App) Protect(audience string, scopes []string) {
+	n := slices.IndexFunc(a.resources, func(r Resource) bool { return r.Audience == audience })
+	if n < 0 {
+		n = len(a.resources)
+		a.resources = append(a.resources, Resource{Audience: audience})
+	}
+	for _, scope := range scopes {
+		if !slices.Contains(a.resources[n].Scopes, scope) {
+			a.resources[n].Scopes = append(a.resources[n].Scopes, scope)
+		}
+	}
+}
+
+// Resources returns what the guards of this configuration protect.
+func (a *App) Resources() []Resource { return a.resources }
 
 // ValidateIssuer checks an issuer identifier by RFC 8414 section 2.
 func ValidateIssuer(issuer string) error {

@@ -7,13 +7,10 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 
 	"github.com/golang-jwt/jwt/v5"
 )
@@ -24,6 +21,7 @@ type verifyKey struct {
 	id     string // RFC 7638 thumbprint
 	method jwt.SigningMethod
 	public crypto.PublicKey
+	jwk    jwk
 }
 
 // signingKey is a key that signs tokens.
@@ -113,31 +111,10 @@ func newVerifyKey(public crypto.PublicKey) (verifyKey, error) {
 		return verifyKey{}, errors.New("is of a kind that can't sign tokens; use EC P-256, Ed25519 or RSA")
 	}
 	var err error
-	k.id, err = thumbprint(public)
-	return k, err
-}
-
-// thumbprint returns the RFC 7638 thumbprint: the SHA-256 of the key's required
-// JWK members, in lexicographic order and without white space.
-func thumbprint(public crypto.PublicKey) (string, error) {
-	b64 := base64.RawURLEncoding.EncodeToString
-	var jwk string
-	switch public := public.(type) {
-	case *ecdsa.PublicKey:
-		point, err := public.Bytes() // 0x04, x and y, each of the field's size
-		if err != nil {
-			return "", err
-		}
-		size := (len(point) - 1) / 2
-		jwk = fmt.Sprintf(`{"crv":%q,"kty":"EC","x":%q,"y":%q}`,
-			public.Curve.Params().Name, b64(point[1:1+size]), b64(point[1+size:]))
-	case ed25519.PublicKey:
-		jwk = fmt.Sprintf(`{"crv":"Ed25519","kty":"OKP","x":%q}`, b64(public))
-	case *rsa.PublicKey:
-		jwk = fmt.Sprintf(`{"e":%q,"kty":"RSA","n":%q}`, b64(big.NewInt(int64(public.E)).Bytes()), b64(public.N.Bytes()))
-	default:
-		return "", fmt.Errorf("no thumbprint for %T", public)
+	if k.jwk, err = newJWK(public); err != nil {
+		return verifyKey{}, err
 	}
-	sum := sha256.Sum256([]byte(jwk))
-	return b64(sum[:]), nil
+	k.id = k.jwk.thumbprint()
+	k.jwk.ID, k.jwk.Use, k.jwk.Algorithm = k.id, "sig", k.method.Alg()
+	return k, nil
 }

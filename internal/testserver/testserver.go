@@ -55,6 +55,8 @@ type Server struct {
 	Admin string
 	// Upstream is what the site proxies to.
 	Upstream *Upstream
+	// Host is the host that Do asks for; localhost where it is empty.
+	Host string
 	// HTTP2 has Do speak HTTP/2, without TLS.
 	HTTP2 bool
 
@@ -271,6 +273,9 @@ func (s *Server) Do(t testing.TB, method, path, body string, header ...string) *
 	req, err := http.NewRequestWithContext(t.Context(), method, s.URL(path), strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if s.Host != "" {
+		req.Host = fmt.Sprintf("%s:%d", s.Host, s.Port)
 	}
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header[http.CanonicalHeaderKey(header[i])] = append(req.Header[http.CanonicalHeaderKey(header[i])], header[i+1])

@@ -1,0 +1,86 @@
+package issuer
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"math/big"
+	"slices"
+	"strings"
+)
+
+// KeySet is a JWK Set, RFC 7517 section 5, of public keys.
+type KeySet struct {
+	Keys []jwk `json:"keys"`
+}
+
+// jwk is a public key as RFC 7517 has it, with the members of RFC 7518 section
+// 6 and RFC 8037.
+type jwk struct {
+	Type      string `json:"kty"`
+	ID        string `json:"kid,omitempty"`
+	Use       string `json:"use,omitempty"`
+	Algorithm string `json:"alg,omitempty"`
+	Curve     string `json:"crv,omitempty"`
+	X         string `json:"x,omitempty"`
+	Y         string `json:"y,omitempty"`
+	N         string `json:"n,omitempty"`
+	E         string `json:"e,omitempty"`
+}
+
+// KeySet returns the keys that verify the tokens of this server: the one that
+// signs, and those whose last token has not expired yet.
+func (i *Issuer) KeySet() KeySet {
+	keys := make([]jwk, 0, len(i.keys.verify))
+	for _, key := range i.keys.verify {
+		keys = append(keys, key.jwk)
+	}
+	slices.SortFunc(keys, func(a, b jwk) int {
+		switch signing := i.keys.signing.id; signing {
+		case a.ID:
+			return -1
+		case b.ID:
+			return 1
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	return KeySet{keys}
+}
+
+func newJWK(public crypto.PublicKey) (jwk, error) {
+	b64 := base64.RawURLEncoding.EncodeToString
+	switch public := public.(type) {
+	case *ecdsa.PublicKey:
+		point, err := public.Bytes() // 0x04, x and y, each of the field's size
+		if err != nil {
+			return jwk{}, err
+		}
+		size := (len(point) - 1) / 2
+		return jwk{Type: "EC", Curve: public.Curve.Params().Name, X: b64(point[1 : 1+size]), Y: b64(point[1+size:])}, nil
+	case ed25519.PublicKey:
+		return jwk{Type: "OKP", Curve: "Ed25519", X: b64(public)}, nil
+	case *rsa.PublicKey:
+		return jwk{Type: "RSA", N: b64(public.N.Bytes()), E: b64(big.NewInt(int64(public.E)).Bytes())}, nil
+	}
+	return jwk{}, fmt.Errorf("no JWK for %T", public)
+}
+
+// thumbprint returns the RFC 7638 thumbprint: the SHA-256 of the key's required
+// members, in lexicographic order and without white space.
+func (k jwk) thumbprint() string {
+	var required string
+	switch k.Type {
+	case "EC":
+		required = fmt.Sprintf(`{"crv":%q,"kty":"EC","x":%q,"y":%q}`, k.Curve, k.X, k.Y)
+	case "OKP":
+		required = fmt.Sprintf(`{"crv":%q,"kty":"OKP","x":%q}`, k.Curve, k.X)
+	case "RSA":
+		required = fmt.Sprintf(`{"e":%q,"kty":"RSA","n":%q}`, k.E, k.N)
+	}
+	sum := sha256.Sum256([]byte(required))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
