@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
 var (
@@ -29,16 +31,29 @@ func bearerToken(header http.Header) (string, error) {
 	return token, nil
 }
 
-// basicCredentials are what HTTP Basic carries, as they can be read: RFC 6749
-// section 2.3.1 has both parts form-encoded, and many clients do not do it.
-type basicCredentials struct {
-	clientID string
-	secrets  []string
+// clientAuthentication returns what the client shows in the Authorization
+// header field or else in the body. RFC 6749 section 2.3: one method in each
+// request.
+func clientAuthentication(header http.Header, body issuer.ClientAuthentication) (issuer.ClientAuthentication, error) {
+	basic, err := basicAuthorization(header)
+	switch {
+	case err != nil:
+		return body, err
+	case basic == nil:
+		return body, nil
+	case len(body.Secrets) > 0:
+		return body, errors.New("the client authenticates both in the Authorization header field and in the body")
+	case body.ClientID != "" && body.ClientID != basic.ClientID:
+		return body, errors.New("the client ids of the Authorization header field and of the body differ")
+	}
+	return *basic, nil
 }
 
-// basicAuthorization returns nil where the request uses no HTTP Basic. Another
-// scheme is not client authentication, and is not looked at.
-func basicAuthorization(header http.Header) (*basicCredentials, error) {
+// basicAuthorization returns what HTTP Basic carries, as it can be read: RFC
+// 6749 section 2.3.1 has both parts form-encoded, and many clients do not do
+// it. It returns nil where the request uses no HTTP Basic. Another scheme is
+// not client authentication, and is not looked at.
+func basicAuthorization(header http.Header) (*issuer.ClientAuthentication, error) {
 	scheme, rest, err := authorization(header)
 	if err != nil || !strings.EqualFold(scheme, "basic") {
 		return nil, err
@@ -51,12 +66,12 @@ func basicAuthorization(header http.Header) (*basicCredentials, error) {
 	if !found {
 		return nil, errMalformedBasic
 	}
-	basic := &basicCredentials{clientID: user, secrets: []string{password}}
+	basic := &issuer.ClientAuthentication{ClientID: user, Secrets: []string{password}}
 	if id, err := url.QueryUnescape(user); err == nil {
-		basic.clientID = id
+		basic.ClientID = id
 	}
 	if secret, err := url.QueryUnescape(password); err == nil && secret != password {
-		basic.secrets = append(basic.secrets, secret)
+		basic.Secrets = append(basic.Secrets, secret)
 	}
 	return basic, nil
 }

@@ -29,6 +29,10 @@ func init() {
 //     for tokens with the scope `client-credentials:write` (or, to list them,
 //     `client-credentials:read`);
 //   - `POST <base_path>/oauth/token` issues tokens (RFC 6749 section 4.4);
+//   - `POST <base_path>/oauth/introspect` tells whether a token counts (RFC
+//     7662), and `POST <base_path>/oauth/revoke` revokes one (RFC 7009): for the
+//     client that it was issued to, and for callers with the scopes
+//     `tokens:introspect` and `tokens:revoke`;
 //   - `GET <base_path>/oauth/jwks` shows the public keys that verify them;
 //   - `GET /.well-known/oauth-authorization-server`, with the issuer's path
 //     behind it, describes the server (RFC 8414);
@@ -101,6 +105,8 @@ func (c *ClientCredentials) ServeHTTP(w http.ResponseWriter, r *http.Request, ne
 // The paths of the endpoints, below the base path.
 const (
 	tokenPath       = "/oauth/token"
+	introspectPath  = "/oauth/introspect"
+	revokePath      = "/oauth/revoke"
 	authorizePath   = "/oauth/authorize"
 	credentialsPath = "/client-credentials"
 )
@@ -122,6 +128,12 @@ func (c *ClientCredentials) serve(w http.ResponseWriter, r *http.Request) bool {
 	case one: // whatever it is: no such path is the upstream's
 		c.warnIfPlaintext(r)
 		c.serveCredential(w, r, clientID)
+	case path == introspectPath:
+		c.warnIfPlaintext(r)
+		c.serveIntrospect(w, r)
+	case path == revokePath:
+		c.warnIfPlaintext(r)
+		c.serveRevoke(w, r)
 	case path == keySetPath:
 		c.serveKeySet(w, r)
 	case path == authorizePath && c.MCPCompat:

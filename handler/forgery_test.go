@@ -209,12 +209,7 @@ func TestATokenSignedWithTheServersKeyIsLetThrough(t *testing.T) {
 func TestTheSecondFormOfASignatureIsRevokedWithTheFirst(t *testing.T) {
 	k := runKeyed(t, "ES256", "client_credentials\nreverse_proxy {{upstream}}")
 	token := k.Token(t, k.client)
-	parts := strings.Split(token, ".")
-	signature, _ := base64.RawURLEncoding.DecodeString(parts[2])
-	s := new(big.Int).SetBytes(signature[32:])
-	s.Sub(elliptic.P256().Params().N, s).FillBytes(signature[32:])
-	second := parts[0] + "." + parts[1] + "." + b64(signature)
-
+	second := otherForm(t, token)
 	wantStatus(t, k.Do(t, "GET", "/x", "", testserver.Bearer(token)...), http.StatusOK)
 	wantUpstream(t, k.Server)
 	manager := manage(t, k.Server)
@@ -222,4 +217,17 @@ func TestTheSecondFormOfASignatureIsRevokedWithTheFirst(t *testing.T) {
 	for _, form := range []string{token, second} {
 		wantRefused(t, k.Server, k.Do(t, "GET", "/x", "", testserver.Bearer(form)...), invalidToken)
 	}
+}
+
+// otherForm returns a token of ES256 with the other form of its signature.
+func otherForm(t testing.TB, token string) string {
+	t.Helper()
+	parts := strings.Split(token, ".")
+	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := new(big.Int).SetBytes(signature[32:])
+	s.Sub(elliptic.P256().Params().N, s).FillBytes(signature[32:])
+	return parts[0] + "." + parts[1] + "." + b64(signature)
 }

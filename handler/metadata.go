@@ -15,6 +15,11 @@ type serverMetadata struct {
 	KeySet          string   `json:"jwks_uri"`
 	Grants          []string `json:"grant_types_supported"`
 	TokenClientAuth []string `json:"token_endpoint_auth_methods_supported"`
+
+	IntrospectionEndpoint   string   `json:"introspection_endpoint"`
+	IntrospectionClientAuth []string `json:"introspection_endpoint_auth_methods_supported"`
+	RevocationEndpoint      string   `json:"revocation_endpoint"`
+	RevocationClientAuth    []string `json:"revocation_endpoint_auth_methods_supported"`
 	*mcpMetadata
 }
 
@@ -48,6 +53,11 @@ func (c *ClientCredentials) metadata() serverMetadata {
 		KeySet:          base + keySetPath,
 		Grants:          []string{"client_credentials"},
 		TokenClientAuth: clientAuthMethods,
+
+		IntrospectionEndpoint:   base + introspectPath,
+		IntrospectionClientAuth: clientAuthMethods,
+		RevocationEndpoint:      base + revokePath,
+		RevocationClientAuth:    clientAuthMethods,
 	}
 	if c.MCPCompat {
 		m.mcpMetadata = &mcpMetadata{

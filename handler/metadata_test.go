@@ -51,7 +51,11 @@ func TestTheServerDescribesItself(t *testing.T) {
 			"token_endpoint": "{{url}}/api/v0/oauth/token",
 			"jwks_uri": "{{url}}/api/v0/oauth/jwks",
 			"grant_types_supported": ["client_credentials"],
-			"token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"]
+			"token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+			"introspection_endpoint": "{{url}}/api/v0/oauth/introspect",
+			"introspection_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+			"revocation_endpoint": "{{url}}/api/v0/oauth/revoke",
+			"revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"]
 		}`))
 	})
 	resp := s.Do(t, "POST", "/.well-known/oauth-authorization-server", "{}")

@@ -14,14 +14,20 @@ var (
 		"Requests that a guard has looked at: admitted, anonymous (without a token, where it is optional), refused or failed.", "result", "reason")
 	tokenRequests = counter("tokens_total",
 		"Requests for a token: issued, refused or failed.", "result", "reason")
+	introspections = counter("introspections_total",
+		"Answers of the introspection endpoint: active or inactive.", "result")
 	credentialChanges = counter("credential_changes_total",
-		"Credentials created and revoked over HTTP or the admin endpoint.", "change")
+		"Credentials created and revoked, and tokens revoked, over HTTP or the admin endpoint.", "change")
 
 	requestsAdmitted   = guardedRequests.WithLabelValues("admitted", "")
 	requestsAnonymous  = guardedRequests.WithLabelValues("anonymous", "")
 	tokensIssued       = tokenRequests.WithLabelValues("issued", "")
 	credentialsCreated = credentialChanges.WithLabelValues("created")
 	credentialsRevoked = credentialChanges.WithLabelValues("revoked")
+	tokensRevoked      = credentialChanges.WithLabelValues("token_revoked")
+
+	introspectionsActive   = introspections.WithLabelValues("active")
+	introspectionsInactive = introspections.WithLabelValues("inactive")
 )
 
 func counter(name, help string, labels ...string) *prometheus.CounterVec {
@@ -37,7 +43,7 @@ func countToken(result, reason string) { tokenRequests.WithLabelValues(result, r
 // registerMetrics shows the counters in the registry of this configuration,
 // which is another one after each reload.
 func registerMetrics(ctx caddy.Context) error {
-	for _, collector := range []prometheus.Collector{guardedRequests, tokenRequests, credentialChanges} {
+	for _, collector := range []prometheus.Collector{guardedRequests, tokenRequests, introspections, credentialChanges} {
 		var already prometheus.AlreadyRegisteredError // by another handler of this configuration
 		if err := ctx.GetMetricsRegistry().Register(collector); err != nil && !errors.As(err, &already) {
 			return err

@@ -119,6 +119,11 @@ func (c *ClientCredentials) refuseToken(w http.ResponseWriter, r *http.Request, 
 	countToken("refused", refused.Reason)
 	c.logger.Info("token refused", zap.String("error", refused.Code), zap.String("reason", refused.Reason),
 		zap.String("remote_ip", clientIP(r)))
+	c.writeTokenRefusal(w, r, status, refused)
+}
+
+// writeTokenRefusal answers a refusal of the client, or of what it asks for.
+func (c *ClientCredentials) writeTokenRefusal(w http.ResponseWriter, r *http.Request, status int, refused *issuer.TokenError) {
 	if status == http.StatusUnauthorized { // RFC 9110 section 15.5.2: it always carries a challenge
 		w.Header().Set("WWW-Authenticate", `Basic realm="`+c.guard.Realm+`"`)
 	}
@@ -127,14 +132,17 @@ func (c *ClientCredentials) refuseToken(w http.ResponseWriter, r *http.Request, 
 
 func (c *ClientCredentials) failToken(w http.ResponseWriter, r *http.Request, err error) {
 	countToken("failed", "cannot tell")
-	c.logger.Error("request failed", zap.String("doing", "issuing a token"), zap.Error(err))
-	w.Header().Set("Retry-After", retryAfter)
-	writeTokenError(w, r, http.StatusServiceUnavailable, "temporarily_unavailable", "the server can't issue tokens now")
+	c.failCaller(w, r, "issuing a token", err)
 }
 
 func writeTokenError(w http.ResponseWriter, r *http.Request, status int, code, description string) {
 	writeJSON(w, r, status, tokenError{code, description})
 }
+
+var (
+	errNoForm = errors.New("the body must be application/x-www-form-urlencoded, in UTF-8")
+	errTwice  = errors.New("a parameter is given twice") // RFC 6749 section 3.2
+)
 
 // parseTokenRequest reads a request of either dialect. Its errors are fit for
 // an error_description, and repeat nothing of what was sent.
@@ -147,19 +155,8 @@ func parseTokenRequest(w http.ResponseWriter, r *http.Request) (*tokenRequest, e
 	if err != nil {
 		return nil, err
 	}
-	basic, err := basicAuthorization(r.Header)
-	if err != nil {
+	if req.ClientAuthentication, err = clientAuthentication(r.Header, req.ClientAuthentication); err != nil {
 		return nil, err
-	}
-	if basic != nil {
-		// RFC 6749 section 2.3: one method of authentication in each request.
-		if len(req.Secrets) > 0 {
-			return nil, errors.New("the client authenticates both in the Authorization header field and in the body")
-		}
-		if req.ClientID != "" && req.ClientID != basic.clientID {
-			return nil, errors.New("the client ids of the Authorization header field and of the body differ")
-		}
-		req.ClientID, req.Secrets = basic.clientID, basic.secrets
 	}
 	if req.GrantType == "" && req.ClientID == "" {
 		return nil, errors.New("grant_type is missing")
@@ -174,7 +171,7 @@ func readFields(w http.ResponseWriter, r *http.Request) (fields []field, form bo
 	switch {
 	case name == "application/x-www-form-urlencoded", name == "multipart/form-data", isJSON(name):
 	default:
-		return nil, false, errors.New("the body must be application/x-www-form-urlencoded, in UTF-8")
+		return nil, false, errNoForm
 	}
 	body, err := readBody(w, r)
 	if err != nil {
@@ -285,7 +282,7 @@ func assembleTokenRequest(fields []field, form bool) (*tokenRequest, error) {
 			standard = true
 		}
 		if seen[name] && name != "resource" { // RFC 8707 section 2
-			return nil, errors.New("a parameter is given twice")
+			return nil, errTwice
 		}
 		seen[name] = true
 		if f.value == "" {
@@ -308,7 +305,7 @@ func assembleTokenRequest(fields []field, form bool) (*tokenRequest, error) {
 	case standard && req.original:
 		return nil, errors.New("parameters of both spellings in one request")
 	case standard && !form:
-		return nil, errors.New("the body must be application/x-www-form-urlencoded, in UTF-8")
+		return nil, errNoForm
 	}
 	return req, nil
 }

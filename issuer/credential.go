@@ -194,11 +194,15 @@ const (
 	credentialPrefix = "credential/"
 	listedPrefix     = "listed/"     // listed/<account>/<created>/<client id>, while not revoked
 	revokedPrefix    = "revocation/" // revocation/<client id>, while a token of it may live
+
+	revokedTokenPrefix = "revoked_token/" // revoked_token/<client id>/<jti>, while the token would live
 )
 
 func credentialKey(clientID string) string { return credentialPrefix + clientID }
 
 func revocationKey(clientID string) string { return revokedPrefix + clientID }
+
+func revokedTokenKey(clientID, id string) string { return revokedTokenPrefix + clientID + "/" + id }
 
 // listedKey sorts the credentials of an account by the time they were created.
 func listedKey(c *Credential) string {

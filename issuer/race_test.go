@@ -63,7 +63,7 @@ func testMaster(t testing.TB) masterKey {
 }
 
 func tokenRequest(clientID, secret string) TokenRequest {
-	return TokenRequest{GrantType: grantType, ClientID: clientID, Secrets: []string{secret}}
+	return TokenRequest{GrantType: grantType, ClientAuthentication: ClientAuthentication{ClientID: clientID, Secrets: []string{secret}}}
 }
 
 // hookedStore lets a test do something between a reading of the store and its

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,8 +37,9 @@ type registry struct {
 	recent *lru[string, *state] // keeps credentials in memory that are in use
 
 	mu      sync.Mutex
-	revoked map[string]remembered // by client id
-	mark    time.Duration         // the longest that any token of this store lives
+	revoked map[string]remembered      // by client id
+	tokens  map[string]rememberedToken // revoked one by one, by the keys of their records
+	mark    time.Duration              // the longest that any token of this store lives
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -53,12 +56,29 @@ type registryShard struct {
 // state is the present of one credential.
 type state struct {
 	credential atomic.Pointer[Credential]
+	// tokens are those of its tokens that were revoked one by one; nil for most
+	// credentials.
+	tokens atomic.Pointer[tokenSet]
+}
+
+// tokenSet is a set of tokens by their ids.
+type tokenSet struct {
+	mu  sync.RWMutex
+	ids map[string]struct{}
 }
 
 // remembered is a revocation that is kept in memory, because tokens may still
 // live that it must refuse, until keepUntil.
 type remembered struct {
 	state     *state
+	keepUntil time.Time
+}
+
+// rememberedToken keeps in memory that a single token is revoked: the state of
+// its credential lives for as long.
+type rememberedToken struct {
+	state     *state
+	id        string
 	keepUntil time.Time
 }
 
@@ -88,6 +108,7 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 		seed:    maphash.MakeSeed(),
 		recent:  newLRU[string, *state](int64(recent)),
 		revoked: make(map[string]remembered),
+		tokens:  make(map[string]rememberedToken),
 		stop:    make(chan struct{}),
 	}
 	for i := range r.shards {
@@ -96,7 +117,13 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 	if err := r.readMark(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.readRevocations(ctx, time.Now()); err != nil {
+	if err := r.readRevocations(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.readRevokedTokens(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.sweep(ctx, time.Now()); err != nil {
 		return nil, err
 	}
 	r.done.Go(r.sweepUntilClosed)
@@ -158,6 +185,40 @@ func (r *registry) remember(clientID string, st *state, until time.Time) {
 	r.revoked[clientID] = remembered{st, until}
 }
 
+// rememberToken makes the durable revocation of a single token count in memory.
+func (r *registry) rememberToken(key, id string, st *state, until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tokens[key] = rememberedToken{st, id, until}
+	set := st.tokens.Load()
+	if set == nil {
+		set = &tokenSet{ids: make(map[string]struct{})}
+		st.tokens.Store(set)
+	}
+	set.mu.Lock()
+	defer set.mu.Unlock()
+	set.ids[id] = struct{}{}
+}
+
+// hasRevoked reports whether the token of that id was revoked by itself.
+func (s *state) hasRevoked(id string) bool {
+	set := s.tokens.Load()
+	if set == nil {
+		return false
+	}
+	set.mu.RLock()
+	defer set.mu.RUnlock()
+	_, revoked := set.ids[id]
+	return revoked
+}
+
+func (s *state) forgetToken(id string) {
+	set := s.tokens.Load()
+	set.mu.Lock()
+	defer set.mu.Unlock()
+	delete(set.ids, id)
+}
+
 // keepUntil returns when the last token that was obtained before now has
 // expired, whatever the configuration that it was obtained under.
 func (r *registry) keepUntil(now time.Time) time.Time {
@@ -201,27 +262,50 @@ func (r *registry) readMark(ctx context.Context) error {
 	return json.Unmarshal(value, &r.mark)
 }
 
-func (r *registry) readRevocations(ctx context.Context, now time.Time) error {
-	due := make(map[string]time.Time)
-	err := r.store.Scan(ctx, revokedPrefix, func(key string, value []byte) error {
-		var rev revocation
-		if err := json.Unmarshal(value, &rev); err != nil {
-			return err
-		}
-		due[key[len(revokedPrefix):]] = rev.KeepUntil
-		return nil
-	})
+func (r *registry) readRevocations(ctx context.Context) error {
+	all, err := r.scanRevocations(ctx, revokedPrefix)
 	if err != nil {
 		return err
 	}
-	for clientID, until := range due {
+	for key, until := range all {
+		clientID := key[len(revokedPrefix):]
 		st, err := r.state(ctx, clientID)
 		if err != nil {
 			return err
 		}
 		r.revoked[clientID] = remembered{st, until}
 	}
-	return r.sweep(ctx, now)
+	return nil
+}
+
+func (r *registry) readRevokedTokens(ctx context.Context) error {
+	all, err := r.scanRevocations(ctx, revokedTokenPrefix)
+	if err != nil {
+		return err
+	}
+	for key, until := range all {
+		clientID, id, _ := strings.Cut(key[len(revokedTokenPrefix):], "/")
+		st, err := r.state(ctx, clientID)
+		if err != nil {
+			return err
+		}
+		r.rememberToken(key, id, st, until)
+	}
+	return nil
+}
+
+// scanRevocations returns until when to keep each revocation, by its key.
+func (r *registry) scanRevocations(ctx context.Context, prefix string) (map[string]time.Time, error) {
+	all := make(map[string]time.Time)
+	err := r.store.Scan(ctx, prefix, func(key string, value []byte) error {
+		var rev revocation
+		if err := json.Unmarshal(value, &rev); err != nil {
+			return fmt.Errorf("the record of a revocation can't be read: %w", err)
+		}
+		all[key] = rev.KeepUntil
+		return nil
+	})
+	return all, err
 }
 
 func (r *registry) sweepUntilClosed() {
@@ -240,8 +324,8 @@ func (r *registry) sweepUntilClosed() {
 	}
 }
 
-// sweep forgets the revocations whose last token has expired. The credentials
-// stay revoked in the store.
+// sweep forgets the revocations whose last token has expired, and with it what
+// would refuse it. The credentials stay revoked in the store.
 func (r *registry) sweep(ctx context.Context, now time.Time) error {
 	due := r.forgetDue(now)
 	for batch := range slices.Chunk(due, sweepBatch) {
@@ -261,6 +345,13 @@ func (r *registry) forgetDue(now time.Time) []string {
 		if now.After(kept.keepUntil) {
 			delete(r.revoked, clientID)
 			due = append(due, revocationKey(clientID))
+		}
+	}
+	for key, kept := range r.tokens {
+		if now.After(kept.keepUntil) {
+			delete(r.tokens, key)
+			kept.state.forgetToken(kept.id)
+			due = append(due, key)
 		}
 	}
 	return due

@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
@@ -53,5 +54,43 @@ func TestRevocationsAreForgottenWhenNoTokenNeedsThemAndStayInTheStore(t *testing
 	forget(t, iss, kept.ClientID)
 	if _, err := iss.Issue(t.Context(), tokenRequest(kept.ClientID, secret)); err == nil {
 		t.Error("a credential came back when its revocation was forgotten in memory")
+	}
+}
+
+func TestARevokedTokenIsForgottenOnlyWhenItHasExpired(t *testing.T) {
+	st := openTestStore(t, t.TempDir())
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	c, secret, err := iss.Create(t.Context(), Draft{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	issued, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := iss.RevokeToken(t.Context(), Caller{Credential: c}, issued.Token); err != nil {
+			t.Fatal(err)
+		}
+	}
+	marks := func() (n int) {
+		if err := st.Scan(t.Context(), revokedTokenPrefix, func(string, []byte) error { n++; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	iss.registry.recent.drop(c.ClientID) // nothing but the revocation keeps the credential in memory
+	runtime.GC()
+	if err := iss.registry.sweep(t.Context(), time.Now().Add(time.Hour+clockMargin/2)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := iss.Verify(t.Context(), issued.Token); !isRefusal(err) || marks() != 1 {
+		t.Errorf("a revoked token: %v, with %d marks in the store, want a refusal and one", err, marks())
+	}
+	if err := iss.registry.sweep(t.Context(), time.Now().Add(time.Hour+2*clockMargin)); err != nil {
+		t.Fatal(err)
+	}
+	if len(iss.registry.tokens) != 0 || marks() != 0 {
+		t.Errorf("%d tokens in memory and %d in the store are remembered though they have expired", len(iss.registry.tokens), marks())
 	}
 }

@@ -5,13 +5,19 @@ import (
 	"strings"
 )
 
-// The scopes that this server asks of who manages its credentials.
+// The scopes that this server asks of who manages its credentials and tokens.
 const (
-	ScopeRead  = "client-credentials:read"
-	ScopeWrite = "client-credentials:write"
-
-	managementPrefix = "client-credentials:"
+	ScopeRead       = "client-credentials:read"
+	ScopeWrite      = "client-credentials:write"
+	ScopeIntrospect = "tokens:introspect"
+	ScopeRevoke     = "tokens:revoke"
 )
+
+// isManagement reports whether the scope is one of those that this server
+// itself means something by, now or later.
+func isManagement(scope string) bool {
+	return strings.HasPrefix(scope, "client-credentials:") || strings.HasPrefix(scope, "tokens:")
+}
 
 // ValidScope reports whether s is a scope-token by RFC 6749 section 3.3.
 func ValidScope(s string) bool {
@@ -56,7 +62,5 @@ func HasScopes(granted, needed []string) bool {
 // Grantable returns the scopes that a holder of the given ones hands to the
 // credentials that it creates: its own, less those for management.
 func Grantable(scopes []string) []string {
-	return slices.DeleteFunc(slices.Clone(scopes), func(scope string) bool {
-		return strings.HasPrefix(scope, managementPrefix)
-	})
+	return slices.DeleteFunc(slices.Clone(scopes), isManagement)
 }

@@ -3,24 +3,18 @@ package issuer
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-
-	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
 // TokenRequest is a client's request for a token, RFC 6749 section 4.4.2.
 type TokenRequest struct {
+	ClientAuthentication
 	GrantType string
-	ClientID  string
-	// Secrets are the readings of what the client sent as its secret: one, or
-	// two where it can be read in two ways. Any of them may be the right one.
-	Secrets []string
 	// Scope narrows the token; all that the credential has where it is empty.
 	Scope string
 	// Resources are the audiences asked for, RFC 8707; the default one where it
@@ -35,31 +29,15 @@ type IssuedToken struct {
 	Scopes    []string
 }
 
-// TokenError is a refusal of the token endpoint. Code is one of RFC 6749
-// section 5.2, or invalid_target of RFC 8707. Description is fit for the
-// client. Reason says to the operator what the client is not told.
-type TokenError struct{ Code, Description, Reason string }
-
-func (e *TokenError) Error() string { return e.Code + ": " + e.Reason }
-
-// refuseClient is the one answer to every client that can't be authenticated:
-// who sends it must not learn whether there is such a client.
-func refuseClient(reason string) error {
-	return &TokenError{"invalid_client", "client authentication failed", reason}
-}
-
 // Issue authenticates the client and signs a token for it. It returns a
 // *TokenError where it refuses, and any other error where it cannot tell.
 func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, error) {
-	st, err := i.authenticate(ctx, req.ClientID, req.Secrets)
+	now := time.Now()
+	st, c, err := i.authenticate(ctx, req.ClientAuthentication, now)
 	if err != nil {
 		return nil, err
 	}
-	c := st.credential.Load()
-	now := time.Now()
 	switch {
-	case !c.Revoked.IsZero():
-		return nil, refuseClient("revoked")
 	case !c.Expires.IsZero() && c.Expires.Sub(now) < time.Second:
 		return nil, refuseClient("expired")
 	case req.GrantType == "":
@@ -92,32 +70,6 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 		return nil, refuseClient("revoked")
 	}
 	return &IssuedToken{Token: token, ExpiresIn: expires.Sub(issuedAt), Scopes: scopes}, nil
-}
-
-// authenticate finds the client and compares the secret. The work is the same
-// whether there is such a client or not.
-func (i *Issuer) authenticate(ctx context.Context, clientID string, secrets []string) (*state, error) {
-	st, err := i.registry.state(ctx, clientID)
-	hashes := []hashedSecret{{Pepper: i.keys.pepper}} // an empty hash fits nothing
-	switch {
-	case err == nil:
-		hashes = st.credential.Load().Secrets
-	case !errors.Is(err, store.ErrNotFound):
-		return nil, fmt.Errorf("reading a credential: %w", err)
-	}
-	right := false
-	for _, hash := range hashes {
-		for _, secret := range secrets {
-			right = i.keys.matches(hash, clientID, secret) || right
-		}
-	}
-	switch {
-	case st == nil:
-		return nil, refuseClient("unknown client")
-	case !right:
-		return nil, refuseClient("wrong secret")
-	}
-	return st, nil
 }
 
 // sign makes an RFC 9068 access token.

@@ -19,6 +19,7 @@ type Token struct {
 	Scope    string
 	Scopes   []string
 	Audience []string
+	IssuedAt time.Time
 	Expires  time.Time
 
 	notBefore time.Time
@@ -58,7 +59,7 @@ func (i *Issuer) Verify(ctx context.Context, token string) (Access, error) {
 		return Access{}, &Refusal{"expired"}
 	case now.Before(t.notBefore):
 		return Access{}, &Refusal{"not valid yet"}
-	case !c.Revoked.IsZero() || c.Epoch != t.epoch:
+	case !c.Revoked.IsZero() || c.Epoch != t.epoch || t.state.hasRevoked(t.ID):
 		i.verified.drop(token)
 		return Access{}, &Refusal{"revoked"}
 	case !c.Active(now):
@@ -117,6 +118,7 @@ func (i *Issuer) verify(ctx context.Context, token string) (*Token, error) {
 		Scope:     claims.scope,
 		Scopes:    scopes,
 		Audience:  claims.audience,
+		IssuedAt:  claims.issuedAt,
 		Expires:   claims.expires,
 		notBefore: claims.notBefore,
 		epoch:     claims.epoch,

@@ -1,0 +1,84 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+// ClientAuthentication is what a client shows to prove which one it is, RFC
+// 6749 section 2.3.
+type ClientAuthentication struct {
+	ClientID string
+	// Secrets are the readings of what the client sent as its secret: one, or
+	// two where it can be read in two ways. Any of them may be the right one.
+	Secrets []string
+}
+
+// Caller is who asks for something: a credential, and the scopes that it asks
+// with.
+type Caller struct {
+	Credential *Credential
+	Scopes     []string
+}
+
+// TokenError is a refusal of the token endpoint. Code is one of RFC 6749
+// section 5.2, or invalid_target of RFC 8707. Description is fit for the
+// client. Reason says to the operator what the client is not told.
+type TokenError struct{ Code, Description, Reason string }
+
+func (e *TokenError) Error() string { return e.Code + ": " + e.Reason }
+
+// refuseClient is the one answer to every client that can't be authenticated:
+// who sends it must not learn whether there is such a client.
+func refuseClient(reason string) error {
+	return &TokenError{"invalid_client", "client authentication failed", reason}
+}
+
+// Authenticate returns the client, with all the scopes of its credential. It
+// returns a *TokenError where it refuses, and any other error where it cannot
+// tell.
+func (i *Issuer) Authenticate(ctx context.Context, auth ClientAuthentication) (Caller, error) {
+	_, c, err := i.authenticate(ctx, auth, time.Now())
+	if err != nil {
+		return Caller{}, err
+	}
+	return Caller{c, c.Scopes}, nil
+}
+
+// authenticate finds the client and compares the secret. The work is the same
+// whether there is such a client or not.
+func (i *Issuer) authenticate(ctx context.Context, auth ClientAuthentication, now time.Time) (*state, *Credential, error) {
+	st, err := i.registry.state(ctx, auth.ClientID)
+	c := &Credential{Secrets: []hashedSecret{{Pepper: i.keys.pepper}}} // an empty hash fits nothing
+	switch {
+	case err == nil:
+		c = st.credential.Load()
+	case !errors.Is(err, store.ErrNotFound):
+		return nil, nil, fmt.Errorf("reading a credential: %w", err)
+	}
+	right := false
+	for _, hash := range c.Secrets {
+		for _, secret := range auth.Secrets {
+			right = i.keys.matches(hash, auth.ClientID, secret) || right
+		}
+	}
+	switch {
+	case st == nil:
+		return nil, nil, refuseClient("unknown client")
+	case !right:
+		return nil, nil, refuseClient("wrong secret")
+	case !c.Revoked.IsZero():
+		return nil, nil, refuseClient("revoked")
+	case !c.Active(now):
+		return nil, nil, refuseClient("expired")
+	}
+	return st, c, nil
+}
+
+// has reports whether the caller asks with the scope.
+func (c Caller) has(scope string) bool { return slices.Contains(c.Scopes, scope) }

@@ -1,0 +1,76 @@
+package issuer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+// ErrForeignToken says that the token is another client's, and that the caller
+// may not revoke it.
+var ErrForeignToken = errors.New("the token was issued to another client")
+
+// Introspect returns the token if it counts now and the caller may know of it
+// (RFC 7662 section 4): the client that it was issued to, and who has the scope
+// ScopeIntrospect and shares an audience with it. It returns nil for every
+// other token, and an error only where it cannot tell.
+func (i *Issuer) Introspect(ctx context.Context, caller Caller, token string) (*Token, error) {
+	access, err := i.Verify(ctx, token)
+	if isRefusal(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	t := access.Token
+	if t.ClientID == caller.Credential.ClientID ||
+		caller.has(ScopeIntrospect) && slices.ContainsFunc(i.audiences(caller.Credential), t.For) {
+		return t, nil
+	}
+	return nil, nil
+}
+
+// RevokeToken revokes a single token of the caller, or one of its account where
+// it has the scope ScopeRevoke. Once it has returned nil, the token is not
+// accepted any more, also after a crash. It returns the token, or nil where it
+// did not count anyway (RFC 7009 section 2.2), and ErrForeignToken where it is
+// not the caller's to revoke.
+func (i *Issuer) RevokeToken(ctx context.Context, caller Caller, token string) (revoked *Token, err error) {
+	access, err := i.Verify(ctx, token)
+	if isRefusal(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	t := access.Token
+	if t.ClientID != caller.Credential.ClientID &&
+		(!caller.has(ScopeRevoke) || access.Credential.Account != caller.Credential.Account) {
+		return nil, ErrForeignToken
+	}
+	until := t.Expires.Add(clockMargin).UTC()
+	value, err := json.Marshal(revocation{KeepUntil: until})
+	if err != nil {
+		return nil, err
+	}
+	key := revokedTokenKey(t.ClientID, t.ID)
+	// Once begun, it is not given up because the caller went away.
+	ctx = context.WithoutCancel(ctx)
+	if err := i.store.Commit(ctx, store.Batch{Puts: []store.Record{{Key: key, Value: value}}}); err != nil {
+		return nil, fmt.Errorf("revoking a token: %w", err)
+	}
+	i.registry.rememberToken(key, t.ID, t.state, until)
+	return t, nil
+}
+
+func isRefusal(err error) bool {
+	_, refused := errors.AsType[*Refusal](err)
+	return refused
+}
+
+// audiences returns those that the tokens of a credential can be for.
+func (i *Issuer) audiences(*Credential) []string { return []string{i.policy.Audience} }
