@@ -5,6 +5,7 @@ package testserver
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -324,7 +326,8 @@ func Body(t testing.TB, resp *http.Response) string {
 }
 
 // FreePort returns a port that nobody listens on, below those that outgoing
-// connections take.
+// connections take. It is the test's own until it ends: the tests of other
+// packages run at the same time.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	ports.Lock()
@@ -332,6 +335,15 @@ func FreePort(t testing.TB) int {
 	for range 1000 {
 		ports.next++
 		port := 20000 + (os.Getpid()*37+ports.next)%12000
+		// The sign that a port is taken is a listener on another loopback
+		// address, where the system has one.
+		sign, err := net.Listen("tcp", fmt.Sprintf("127.0.0.77:%d", port))
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err == nil {
+			t.Cleanup(func() { _ = sign.Close() })
+		}
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
 			continue
