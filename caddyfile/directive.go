@@ -59,6 +59,7 @@ func parseClientCredentials(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue
 // parseBearerAuth parses the directive that guards. Syntax:
 //
 //	bearer_auth [<matcher>] [<scopes...>] {
+//	    any
 //	    audience <audience>
 //	    realm    <realm>
 //	    optional
@@ -79,11 +80,16 @@ func parseBearerAuth(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error
 			return nil, err
 		}
 	}
+	if err := handler.ValidateRules(guard.Rules); err != nil {
+		return nil, h.WrapErr(err)
+	}
 	return routes(matcher, guard, handler.StripIdentityHeaders{}, new(handler.ProtectedResource)), nil
 }
 
 func parseGuardSetting(d *caddyfile.Dispenser, guard *handler.BearerAuth) error {
 	switch d.Val() {
+	case "any":
+		return parseFlag(d, &guard.Any)
 	case "audience":
 		return parseOnce(d, &guard.Audience, nil)
 	case "realm":

@@ -50,7 +50,7 @@ func TestEverySettingIsTakenAsJSON(t *testing.T) {
 		"the endpoints":       withHandler(`{"handler": "client_credentials"}`),
 		"endpoints elsewhere": withHandler(`{"handler": "client_credentials", "base_path": "/machines/v1/", "mcp_compat": true}`),
 		"the guard":           withHandler(`{"handler": "bearer_auth"}`),
-		"the guard, all":      withHandler(`{"handler": "bearer_auth", "scopes": ["items:read"], "audience": "{env.TEST_AUDIENCE}", "realm": "Stock", "optional": true, "forward_token": true}`),
+		"the guard, all":      withHandler(`{"handler": "bearer_auth", "scopes": ["items:read"], "any": true, "audience": "{env.TEST_AUDIENCE}", "realm": "Stock", "optional": true, "forward_token": true}`),
 		"the resources":       withHandler(`{"handler": "oauth_protected_resource"}`),
 		"the header removal":  withHandler(`{"handler": "strip_identity_headers"}`),
 		"the provider":        withHandler(provider(`{}`)),

@@ -55,20 +55,23 @@ type AdminDraft struct {
 	Expires *string  `json:"expires,omitempty"` // RFC 3339
 	Account string   `json:"account,omitempty"`
 	Scopes  []string `json:"scopes,omitempty"`
+	// Audiences are the configured one where it is empty.
+	Audiences []string `json:"audiences,omitempty"`
 }
 
 // AdminCredential is a credential as the list shows it.
 type AdminCredential struct {
 	credentialDocument
-	Account string   `json:"account"`
-	Scopes  []string `json:"scopes"`
+	Account   string   `json:"account"`
+	Scopes    []string `json:"scopes"`
+	Audiences []string `json:"audiences,omitempty"`
 }
 
 // AdminList returns the list of credentials in the form of the admin API.
 func AdminList(credentials []*issuer.Credential) []AdminCredential {
 	list := make([]AdminCredential, len(credentials))
 	for i, c := range credentials {
-		list[i] = AdminCredential{document(c), c.Account, append([]string{}, c.Scopes...)}
+		list[i] = AdminCredential{document(c), c.Account, append([]string{}, c.Scopes...), c.Audiences}
 	}
 	return list
 }
@@ -86,18 +89,16 @@ func ParseAdminDraft(body []byte) (issuer.Draft, error) {
 	}
 	for name, raw := range members {
 		switch name {
-		case "name", "expires":
+		case "name", "expires", "scopes", "audiences":
 		case "account":
-			err = json.Unmarshal(raw, &draft.Account)
-		case "scopes":
-			err = json.Unmarshal(raw, &draft.Scopes)
+			if err := json.Unmarshal(raw, &draft.Account); err != nil {
+				return draft, &issuer.InputError{Field: name, Problem: "is of the wrong type"}
+			}
 		default:
 			return draft, &issuer.InputError{Field: "the body", Problem: "has a member that is not known"}
 		}
-		if err != nil {
-			return draft, &issuer.InputError{Field: name, Problem: "is of the wrong type"}
-		}
 	}
+	draft.Named = nil // the contract's object is what the commands print
 	return draft, nil
 }
 

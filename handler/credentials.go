@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +23,10 @@ type credentialDocument struct {
 	Secret       *string    `json:"secret"`
 	Expires      *timestamp `json:"expires"`
 	Created      timestamp  `json:"created"`
+
+	// Beyond the wire contract: only on credentials that were made with them.
+	Scopes    *[]string `json:"scopes,omitempty"`
+	Audiences *[]string `json:"audiences,omitempty"`
 }
 
 // timestamp is a time in UTC with milliseconds always written.
@@ -49,6 +54,13 @@ func document(c *issuer.Credential) credentialDocument {
 	if !c.Expires.IsZero() {
 		expires := timestamp(c.Expires)
 		d.Expires = &expires
+	}
+	if slices.Contains(c.Named, "scopes") {
+		scopes := append([]string{}, c.Scopes...) // [], not null
+		d.Scopes = &scopes
+	}
+	if slices.Contains(c.Named, "audiences") {
+		d.Audiences = &c.Audiences
 	}
 	return d
 }
@@ -107,10 +119,7 @@ func (c *ClientCredentials) create(w http.ResponseWriter, r *http.Request, by *a
 	if err == nil {
 		var draft issuer.Draft
 		if draft, err = parseDraft(body); err == nil {
-			draft.Account = by.Credential.Account
-			draft.Scopes = issuer.Grantable(by.Credential.Scopes)
-			draft.CreatedBy = by.Token.ClientID
-			c.createFrom(w, r, draft)
+			c.createFrom(w, r, by.Credential, draft)
 			return
 		}
 	}
@@ -119,21 +128,24 @@ func (c *ClientCredentials) create(w http.ResponseWriter, r *http.Request, by *a
 	}
 }
 
-func (c *ClientCredentials) createFrom(w http.ResponseWriter, r *http.Request, draft issuer.Draft) {
+func (c *ClientCredentials) createFrom(w http.ResponseWriter, r *http.Request, creator *issuer.Credential, draft issuer.Draft) {
 	iss, err := c.app.Open()
 	if err != nil {
 		c.fail(w, "creating a credential", err)
 		return
 	}
-	credential, secret, err := iss.Create(r.Context(), draft)
+	credential, secret, err := iss.CreateFor(r.Context(), creator, draft)
+	_, beyond := errors.AsType[*issuer.GrantError](err)
 	switch {
+	case beyond:
+		writeProblem(w, http.StatusForbidden, err.Error())
 	case badInput(w, err):
 	case err != nil:
 		c.fail(w, "creating a credential", err)
 	default:
 		credentialsCreated.Inc()
 		c.logger.Info("credential created", zap.String("client_id", credential.ClientID),
-			zap.String("account", credential.Account), zap.String("by", draft.CreatedBy))
+			zap.String("account", credential.Account), zap.String("by", creator.ClientID))
 		w.Header().Set("Location", collectionPath(r)+"/"+credential.ClientID)
 		writeJSON(w, r, http.StatusCreated, json.RawMessage(CreatedDocument(credential, secret)))
 	}
@@ -188,6 +200,20 @@ func parseDraft(body []byte) (issuer.Draft, error) {
 		if draft.Expires, err = ParseTime(text); err != nil {
 			return draft, &issuer.InputError{Field: "expires", Problem: err.Error()}
 		}
+	}
+	for _, list := range []struct {
+		name   string
+		target *[]string
+	}{{"scopes", &draft.Scopes}, {"audiences", &draft.Audiences}} {
+		raw := members[list.name]
+		if strictjson.Null(raw) {
+			continue
+		}
+		var ok bool
+		if *list.target, ok = strictjson.Strings(raw); !ok {
+			return draft, &issuer.InputError{Field: list.name, Problem: "is neither an array of strings nor null"}
+		}
+		draft.Named = append(draft.Named, list.name)
 	}
 	return draft, nil
 }

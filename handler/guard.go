@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -20,6 +21,10 @@ type Rules struct {
 	// The scopes that the token must carry, all of them. Default: none; every
 	// valid token passes.
 	Scopes []string `json:"scopes,omitempty"`
+
+	// Lets a token pass that carries any of the scopes. Default: `false`; all of
+	// them are needed.
+	Any bool `json:"any,omitempty"`
 
 	// The audience that the token must have been issued for. Placeholders are
 	// replaced. Default: the audience of the `client_credentials` app.
@@ -58,6 +63,9 @@ func ValidateRules(r Rules) error {
 		if !issuer.ValidScope(scope) {
 			return fmt.Errorf("%q is no scope: RFC 6749 allows visible ASCII characters without quotes and backslash", scope)
 		}
+	}
+	if r.Any && len(r.Scopes) == 0 {
+		return errors.New("any needs scopes to choose from: name some, or leave it out")
 	}
 	for _, c := range r.Realm {
 		if c < 0x20 || c > 0x7E || c == '"' || c == '\\' {
@@ -121,11 +129,19 @@ func (g *guard) admit(r *http.Request) (*admission, *refusal) {
 			description: "the token is for another audience", reason: "wrong audience",
 		}
 	}
-	if !issuer.HasScopes(a.Token.Scopes, g.Scopes) {
+	if !g.satisfied(a.Token.Scopes) {
 		return nil, insufficientScope(g.Scopes...)
 	}
 	caddyhttp.SetVar(r.Context(), admissionVar, a)
 	return a, nil
+}
+
+// satisfied reports whether the scopes are those that the rules ask for.
+func (r *Rules) satisfied(scopes []string) bool {
+	if r.Any {
+		return slices.ContainsFunc(r.Scopes, func(scope string) bool { return slices.Contains(scopes, scope) })
+	}
+	return issuer.HasAll(scopes, r.Scopes)
 }
 
 func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {

@@ -33,7 +33,13 @@ type Credential struct {
 	// CreatedBy is the client id of the creator, empty for the command line.
 	CreatedBy string `json:"created_by,omitempty"`
 	// Scopes are what its tokens may carry.
-	Scopes  []string  `json:"scopes,omitempty"`
+	Scopes []string `json:"scopes,omitempty"`
+	// Audiences are what its tokens may be for; the configured one where it is
+	// empty.
+	Audiences []string `json:"audiences,omitempty"`
+	// Named are the members, beyond those of the wire contract, that the request
+	// named which made it: every answer of the API shows them.
+	Named   []string  `json:"named,omitempty"`
 	Created time.Time `json:"created"`
 	// Expires is when it stops working; zero for never.
 	Expires time.Time `json:"expires,omitzero"`
@@ -66,9 +72,13 @@ type Draft struct {
 	// Expires is when it shall stop working; zero for never.
 	Expires time.Time
 	// Account is DefaultAccount where it is empty.
-	Account   string
-	Scopes    []string
+	Account string
+	Scopes  []string
+	// Audiences is empty for the configured one.
+	Audiences []string
 	CreatedBy string
+	// Named goes into the credential as it is.
+	Named []string
 }
 
 // InputError says which field of a request is wrong, and how. Both texts are
@@ -99,7 +109,42 @@ func (d *Draft) validate(now time.Time) error {
 			return &InputError{"scopes", "holds a scope that RFC 6749 section 3.3 does not allow: visible ASCII without quotes and backslash"}
 		}
 	}
+	if encodedLength(d.Scopes) > maxScopesLength {
+		return &InputError{"scopes", fmt.Sprintf("is longer than %d bytes in a token", maxScopesLength)}
+	}
+	for _, audience := range d.Audiences {
+		if !validAudience(audience) {
+			return &InputError{"audiences", "holds what is no audience: visible ASCII, without a fragment"}
+		}
+	}
+	if encodedLength(d.Audiences) > maxAudiencesLength {
+		return &InputError{"audiences", fmt.Sprintf("is longer than %d bytes in a token", maxAudiencesLength)}
+	}
 	return nil
+}
+
+// A token with all that its credential may have must stay below maxTokenBytes,
+// base64 and signature included. The bounds are in bytes.
+const (
+	maxScopesLength    = 3 << 10
+	maxAudiencesLength = 1 << 10
+)
+
+// encodedLength returns how many bytes the values take in a token's claims.
+func encodedLength(values []string) int {
+	text, _ := json.Marshal(values) // of strings: it can't fail
+	return len(text)
+}
+
+// validAudience keeps audiences fit for the resource parameter, RFC 8707
+// section 2, though they need not be URLs.
+func validAudience(audience string) bool {
+	for i := range len(audience) {
+		if c := audience[i]; c <= 0x20 || c >= 0x7F || c == '#' {
+			return false
+		}
+	}
+	return audience != ""
 }
 
 func validateName(name string) error {
@@ -135,21 +180,28 @@ func validAccount(account string) bool {
 
 // newCredential makes the record that d asks for.
 func newCredential(d Draft, now time.Time, secret hashedSecret, clientID string) *Credential {
-	scopes := slices.Clone(d.Scopes)
-	slices.Sort(scopes)
 	return &Credential{
 		ID:        uuid.NewString(),
 		ClientID:  clientID,
 		Name:      d.Name,
 		Account:   d.Account,
 		CreatedBy: d.CreatedBy,
-		Scopes:    slices.Compact(scopes),
+		Scopes:    sorted(d.Scopes),
+		Audiences: sorted(d.Audiences),
+		Named:     d.Named,
 		Created:   now.UTC(),
 		Expires:   d.Expires.UTC().Truncate(time.Millisecond), // the API shows no more
 		Epoch:     1,
 		Version:   1,
 		Secrets:   []hashedSecret{secret},
 	}
+}
+
+// sorted returns the values in order and without repetitions.
+func sorted(values []string) []string {
+	values = slices.Clone(values)
+	slices.Sort(values)
+	return slices.Compact(values)
 }
 
 func newClientID() string {

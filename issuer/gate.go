@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -160,18 +161,8 @@ func texts(raw json.RawMessage) ([]string, bool) {
 	if s, ok := text(raw); ok {
 		return []string{s}, true
 	}
-	var elements []json.RawMessage
-	if json.Unmarshal(raw, &elements) != nil || len(elements) == 0 {
-		return nil, false
-	}
-	all := make([]string, len(elements))
-	for n, element := range elements {
-		var ok bool
-		if all[n], ok = text(element); !ok {
-			return nil, false
-		}
-	}
-	return all, true
+	all, ok := strictjson.Strings(raw)
+	return all, ok && len(all) > 0 && !slices.Contains(all, "")
 }
 
 // numericDate reads seconds since 1970, RFC 7519 section 2. Fractions are

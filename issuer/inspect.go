@@ -28,7 +28,7 @@ func (i *Issuer) Introspect(ctx context.Context, caller Caller, token string) (*
 	}
 	t := access.Token
 	if t.ClientID == caller.Credential.ClientID ||
-		caller.has(ScopeIntrospect) && slices.ContainsFunc(i.audiences(caller.Credential), t.For) {
+		caller.has(ScopeIntrospect) && slices.ContainsFunc(i.Audiences(caller.Credential), t.For) {
 		return t, nil
 	}
 	return nil, nil
@@ -71,6 +71,3 @@ func isRefusal(err error) bool {
 	_, refused := errors.AsType[*Refusal](err)
 	return refused
 }
-
-// audiences returns those that the tokens of a credential can be for.
-func (i *Issuer) audiences(*Credential) []string { return []string{i.policy.Audience} }

@@ -73,6 +73,42 @@ func (i *Issuer) Create(ctx context.Context, d Draft) (*Credential, string, erro
 	return c, secret, nil
 }
 
+// GrantError says which field of a draft asks for more than its creator may
+// hand on.
+type GrantError struct{ Field string }
+
+func (e *GrantError) Error() string {
+	return e.Field + " holds what the caller may not grant: it has to be among its own, and no right to manage credentials or tokens"
+}
+
+// CreateFor creates a credential as Create does, on behalf of another one: in
+// its account, never with more than it has itself, and without the scopes for
+// management. Where the draft names no scopes or audiences, the new one gets
+// all that its creator may hand on. It returns a *GrantError where the draft
+// asks for more.
+func (i *Issuer) CreateFor(ctx context.Context, creator *Credential, d Draft) (*Credential, string, error) {
+	d.Account, d.CreatedBy = creator.Account, creator.ClientID
+	scopes := grantable(creator.Scopes)
+	if d.Scopes == nil {
+		d.Scopes = scopes
+	}
+	if d.Audiences == nil {
+		d.Audiences = creator.Audiences
+	} else if len(d.Audiences) == 0 {
+		return nil, "", &InputError{"audiences", "is empty: a token must be for somebody"}
+	}
+	if err := d.validate(time.Now()); err != nil {
+		return nil, "", err
+	}
+	switch {
+	case !HasAll(scopes, d.Scopes):
+		return nil, "", &GrantError{"scopes"}
+	case !HasAll(i.Audiences(creator), d.Audiences):
+		return nil, "", &GrantError{"audiences"}
+	}
+	return i.Create(ctx, d)
+}
+
 // List returns the active credentials of an account, oldest first; those of
 // all accounts, one account after the other, where it is empty.
 func (i *Issuer) List(ctx context.Context, account string) ([]*Credential, error) {
@@ -161,4 +197,12 @@ func (i *Issuer) revokeOnce(ctx context.Context, account, clientID string) error
 	}
 	i.registry.remember(clientID, i.registry.apply(c), until)
 	return nil
+}
+
+// Audiences returns those that the tokens of a credential can be for.
+func (i *Issuer) Audiences(c *Credential) []string {
+	if len(c.Audiences) > 0 {
+		return c.Audiences
+	}
+	return []string{i.policy.Audience}
 }

@@ -45,22 +45,21 @@ func SplitScope(s string) ([]string, bool) {
 			return nil, false
 		}
 	}
-	slices.Sort(scopes)
-	return slices.Compact(scopes), true
+	return sorted(scopes), true
 }
 
-// HasScopes reports whether granted holds all that is needed.
-func HasScopes(granted, needed []string) bool {
-	for _, scope := range needed {
-		if !slices.Contains(granted, scope) {
+// HasAll reports whether all that is needed is among what there is.
+func HasAll(have, needed []string) bool {
+	for _, one := range needed {
+		if !slices.Contains(have, one) {
 			return false
 		}
 	}
 	return true
 }
 
-// Grantable returns the scopes that a holder of the given ones hands to the
+// grantable returns the scopes that a holder of the given ones hands to the
 // credentials that it creates: its own, less those for management.
-func Grantable(scopes []string) []string {
+func grantable(scopes []string) []string {
 	return slices.DeleteFunc(slices.Clone(scopes), isManagement)
 }

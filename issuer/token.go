@@ -17,8 +17,8 @@ type TokenRequest struct {
 	GrantType string
 	// Scope narrows the token; all that the credential has where it is empty.
 	Scope string
-	// Resources are the audiences asked for, RFC 8707; the default one where it
-	// is empty.
+	// Resources are the audiences asked for, RFC 8707; all that the credential
+	// has where it is empty.
 	Resources []string
 }
 
@@ -44,12 +44,17 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 		return nil, &TokenError{"invalid_request", "grant_type is missing", "grant type missing"}
 	case req.GrantType != grantType:
 		return nil, &TokenError{"unsupported_grant_type", "only client_credentials is supported", "grant type not supported"}
-	case slices.ContainsFunc(req.Resources, func(r string) bool { return r != i.policy.Audience }):
-		return nil, &TokenError{"invalid_target", "the client may not have a token for the requested resource", "resource not allowed"}
+	}
+	audiences := i.Audiences(c)
+	if len(req.Resources) > 0 {
+		if slices.ContainsFunc(req.Resources, func(r string) bool { return !slices.Contains(audiences, r) }) {
+			return nil, &TokenError{"invalid_target", "the client may not have a token for the requested resource", "resource not allowed"}
+		}
+		audiences = sorted(req.Resources)
 	}
 	scopes, ok := SplitScope(req.Scope)
 	switch {
-	case !ok || !HasScopes(c.Scopes, scopes):
+	case !ok || !HasAll(c.Scopes, scopes):
 		return nil, &TokenError{"invalid_scope", "the client may not have all of the requested scopes", "scope not allowed"}
 	case len(scopes) == 0:
 		scopes = c.Scopes
@@ -60,7 +65,7 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 	if !c.Expires.IsZero() && c.Expires.Before(expires) {
 		expires = c.Expires.Truncate(time.Second)
 	}
-	token, err := i.sign(c, scopes, issuedAt, expires)
+	token, err := i.sign(c, scopes, audiences, issuedAt, expires)
 	if err != nil {
 		return nil, err
 	}
@@ -73,16 +78,19 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 }
 
 // sign makes an RFC 9068 access token.
-func (i *Issuer) sign(c *Credential, scopes []string, issuedAt, expires time.Time) (string, error) {
+func (i *Issuer) sign(c *Credential, scopes, audiences []string, issuedAt, expires time.Time) (string, error) {
 	claims := jwt.MapClaims{
 		"iss":       i.policy.Issuer,
 		"sub":       c.ClientID, // RFC 9068 section 2.2: the client itself
 		"client_id": c.ClientID,
-		"aud":       i.policy.Audience,
+		"aud":       audiences,
 		"iat":       issuedAt.Unix(),
 		"exp":       expires.Unix(),
 		"jti":       base64.RawURLEncoding.EncodeToString(randomBytes(16)),
 		epochClaim:  c.Epoch,
+	}
+	if len(audiences) == 1 {
+		claims["aud"] = audiences[0] // as most verifiers expect it
 	}
 	if len(scopes) > 0 {
 		claims["scope"] = strings.Join(scopes, " ")

@@ -69,6 +69,23 @@ func String(raw json.RawMessage) (string, bool) {
 	return s, true
 }
 
+// Strings returns the value of a JSON array of strings, and false for any other
+// JSON. It is never nil where the array is empty.
+func Strings(raw json.RawMessage) ([]string, bool) {
+	var elements []json.RawMessage
+	if json.Unmarshal(raw, &elements) != nil || elements == nil {
+		return nil, false
+	}
+	all := make([]string, len(elements))
+	for n, element := range elements {
+		var ok bool
+		if all[n], ok = String(element); !ok {
+			return nil, false
+		}
+	}
+	return all, true
+}
+
 // Null reports whether raw is absent or the JSON null.
 func Null(raw json.RawMessage) bool {
 	return len(raw) == 0 || string(raw) == "null"
