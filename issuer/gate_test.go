@@ -181,7 +181,7 @@ func malformed(claim string) string { return "missing or malformed claim " + cla
 // refused returns the reason, and checks that the error says nothing else.
 func refused(t *testing.T, iss *Issuer, token string) string {
 	t.Helper()
-	cached := iss.verified.order.Len()
+	cached := iss.verified.Len()
 	access, err := iss.Verify(t.Context(), token)
 	if err == nil {
 		t.Fatal("the token was accepted")
@@ -196,7 +196,7 @@ func refused(t *testing.T, iss *Issuer, token string) string {
 	if access.Token != nil || access.Credential != nil {
 		t.Error("a refusal gives access")
 	}
-	if iss.verified.order.Len() > cached {
+	if iss.verified.Len() > cached {
 		t.Error("a refused token is kept in memory")
 	}
 	return refusal.Reason
@@ -912,7 +912,7 @@ func TestATokenIsRefusedFromTheSecondOfItsExpiry(t *testing.T) {
 			if reason := refused(t, f.iss, token); reason != "expired" {
 				t.Errorf("refused as %q", reason)
 			}
-			if f.iss.verified.order.Len() != 0 {
+			if f.iss.verified.Len() != 0 {
 				t.Error("the expired token is kept in memory")
 			}
 			return

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/clientcredentials/caddy-client-credentials/internal/lru"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
@@ -27,7 +28,7 @@ type Issuer struct {
 	store    store.Store
 	registry *registry
 	keys     *keyring
-	verified *lru[string, *Token] // by the whole token
+	verified *lru.Cache[string, *Token] // by the whole token
 }
 
 // ErrNotFound says that there is no such credential, or none that the caller
@@ -43,7 +44,7 @@ func newIssuer(policy Policy, st store.Store, reg *registry, keys *keyring) *Iss
 		store:    st,
 		registry: reg,
 		keys:     keys,
-		verified: newLRU[string, *Token](verifiedBytes),
+		verified: lru.New[string, *Token](verifiedBytes),
 	}
 }
 

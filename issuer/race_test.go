@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/clientcredentials/caddy-client-credentials/internal/lru"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 	"github.com/clientcredentials/caddy-client-credentials/store/badger"
 )
@@ -117,7 +118,7 @@ func TestARevocationDuringALoadIsNotLost(t *testing.T) {
 // forget makes the registry drop a credential that nobody uses.
 func forget(t *testing.T, iss *Issuer, clientID string) {
 	t.Helper()
-	iss.registry.recent.drop(clientID)
+	iss.registry.recent.Drop(clientID)
 	shard := iss.registry.shard(clientID)
 	for range 100 {
 		runtime.GC()
@@ -163,7 +164,7 @@ func TestACachedTokenSeesARevocationWhoeverElseForgotTheCredential(t *testing.T)
 	if _, err := iss.Verify(t.Context(), issued.Token); err != nil {
 		t.Fatal(err)
 	}
-	iss.registry.recent.drop(c.ClientID)
+	iss.registry.recent.Drop(c.ClientID)
 	runtime.GC()
 	runtime.GC()
 	if err := iss.Revoke(t.Context(), "", c.ClientID); err != nil {
@@ -185,7 +186,7 @@ func TestNoTokenIsAcceptedAfterItsCredentialWasRevoked(t *testing.T) {
 		}
 	}}
 	iss := newTestIssuer(t, hooked, time.Hour, 8)
-	iss.verified = newLRU[string, *Token](16 * tokenCost(strings.Repeat("x", 500)))
+	iss.verified = lru.New[string, *Token](16 * tokenCost(strings.Repeat("x", 500)))
 	var accepted, refusedTokens, minted atomic.Int64
 	for range rounds {
 		type client struct {

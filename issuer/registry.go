@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/clientcredentials/caddy-client-credentials/internal/lru"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
@@ -34,7 +35,7 @@ type registry struct {
 	seed   maphash.Seed
 	shards [64]registryShard
 
-	recent *lru[string, *state] // keeps credentials in memory that are in use
+	recent *lru.Cache[string, *state] // keeps credentials in memory that are in use
 
 	mu      sync.Mutex
 	revoked map[string]remembered      // by client id
@@ -106,7 +107,7 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 	r := &registry{
 		store:   st,
 		seed:    maphash.MakeSeed(),
-		recent:  newLRU[string, *state](int64(recent)),
+		recent:  lru.New[string, *state](int64(recent)),
 		revoked: make(map[string]remembered),
 		tokens:  make(map[string]rememberedToken),
 		stop:    make(chan struct{}),
@@ -156,7 +157,7 @@ func (r *registry) state(ctx context.Context, clientID string) (*state, error) {
 				continue // changed while it was read: read again
 			}
 		}
-		r.recent.put(clientID, st, 1)
+		r.recent.Put(clientID, st, 1)
 		return st, nil
 	}
 }

@@ -79,7 +79,7 @@ func TestARevokedTokenIsForgottenOnlyWhenItHasExpired(t *testing.T) {
 		}
 		return n
 	}
-	iss.registry.recent.drop(c.ClientID) // nothing but the revocation keeps the credential in memory
+	iss.registry.recent.Drop(c.ClientID) // nothing but the revocation keeps the credential in memory
 	runtime.GC()
 	if err := iss.registry.sweep(t.Context(), time.Now().Add(time.Hour+clockMargin/2)); err != nil {
 		t.Fatal(err)

@@ -44,7 +44,7 @@ func (r *Refusal) Error() string { return "token refused: " + r.Reason }
 // token does not count, and any other error where it cannot tell. Audience and
 // scope are for the caller to check.
 func (i *Issuer) Verify(ctx context.Context, token string) (Access, error) {
-	t, known := i.verified.get(token)
+	t, known := i.verified.Get(token)
 	if !known {
 		var err error
 		if t, err = i.verify(ctx, token); err != nil {
@@ -55,18 +55,18 @@ func (i *Issuer) Verify(ctx context.Context, token string) (Access, error) {
 	c := t.state.credential.Load()
 	switch {
 	case !now.Before(t.Expires):
-		i.verified.drop(token)
+		i.verified.Drop(token)
 		return Access{}, &Refusal{"expired"}
 	case now.Before(t.notBefore):
 		return Access{}, &Refusal{"not valid yet"}
 	case !c.Revoked.IsZero() || c.Epoch != t.epoch || t.state.hasRevoked(t.ID):
-		i.verified.drop(token)
+		i.verified.Drop(token)
 		return Access{}, &Refusal{"revoked"}
 	case !c.Active(now):
 		return Access{}, &Refusal{"credential expired"}
 	}
 	if !known {
-		i.verified.put(token, t, tokenCost(token))
+		i.verified.Put(token, t, tokenCost(token))
 	}
 	return Access{Token: t, Credential: c}, nil
 }
