@@ -2,6 +2,7 @@ package caddyfile
 
 import (
 	"encoding/json"
+	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -24,7 +25,8 @@ func init() {
 // guards what else reaches it. Syntax:
 //
 //	client_credentials [<matcher>] {
-//	    base_path <path>
+//	    base_path     <path>
+//	    auth_failures <per client> <per address> | off
 //	    mcp_compat
 //	}
 //
@@ -45,6 +47,13 @@ func parseClientCredentials(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue
 			if err := parseOnce(h.Dispenser, &endpoints.BasePath, handler.ValidateBasePath); err != nil {
 				return nil, err
 			}
+		case "auth_failures":
+			if endpoints.AuthFailures != nil {
+				return nil, h.Errf("%s is already specified", h.Val())
+			}
+			if endpoints.AuthFailures, err = parseFailureLimit(h.Dispenser); err != nil {
+				return nil, err
+			}
 		case "mcp_compat":
 			if err := parseFlag(h.Dispenser, &endpoints.MCPCompat); err != nil {
 				return nil, err
@@ -54,6 +63,24 @@ func parseClientCredentials(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue
 		}
 	}
 	return routes(matcher, new(handler.BearerAuth), handler.StripIdentityHeaders{}, endpoints), nil
+}
+
+func parseFailureLimit(d *caddyfile.Dispenser) (*handler.FailureLimit, error) {
+	args := d.RemainingArgs()
+	if len(args) == 1 && args[0] == "off" {
+		return &handler.FailureLimit{Off: true}, nil
+	}
+	if len(args) != 2 {
+		return nil, d.ArgErr()
+	}
+	var bursts [2]int
+	for n, arg := range args {
+		var err error
+		if bursts[n], err = strconv.Atoi(arg); err != nil || bursts[n] < 1 {
+			return nil, d.Errf("auth_failures takes two numbers of failures, such as 50 500, or off; %q is neither", arg)
+		}
+	}
+	return &handler.FailureLimit{PerClient: bursts[0], PerAddress: bursts[1]}, nil
 }
 
 // parseBearerAuth parses the directive that guards. Syntax:

@@ -48,7 +48,7 @@ func TestEverySettingIsTakenAsJSON(t *testing.T) {
 		"the app":             withApp(minimalApp),
 		"the app, all of it":  withApp(`{"issuer": "https://api.example.com", "audience": "https://stock.example.com", "token_lifetime": "1h", "signing_key": "key.pem", "master_key": "{env.TEST_MASTER_KEY}", "store": {"module": "badger", "path": "credentials"}}`),
 		"the endpoints":       withHandler(`{"handler": "client_credentials"}`),
-		"endpoints elsewhere": withHandler(`{"handler": "client_credentials", "base_path": "/machines/v1/", "mcp_compat": true}`),
+		"endpoints elsewhere": withHandler(`{"handler": "client_credentials", "base_path": "/machines/v1/", "mcp_compat": true, "auth_failures": {"per_client": 20, "per_address": 200, "off": false}}`),
 		"the guard":           withHandler(`{"handler": "bearer_auth"}`),
 		"the guard, all":      withHandler(`{"handler": "bearer_auth", "scopes": ["items:read"], "any": true, "audience": "{env.TEST_AUDIENCE}", "realm": "Stock", "optional": true, "forward_token": true}`),
 		"the resources":       withHandler(`{"handler": "oauth_protected_resource"}`),
@@ -113,6 +113,8 @@ func TestAWrongConfigurationIsRefusedWithTheMend(t *testing.T) {
 
 		{"relative base path", withHandler(`{"handler": "client_credentials", "base_path": "api"}`), "is not a plain absolute path"},
 		{"base path with a placeholder", withHandler(`{"handler": "client_credentials", "base_path": "/{env.TEST_STORE}"}`), "is not a plain absolute path"},
+		{"negative limit of failures", withHandler(`{"handler": "client_credentials", "auth_failures": {"per_client": -1}}`), "auth_failures takes"},
+		{"any of no scopes", withHandler(`{"handler": "bearer_auth", "any": true}`), "any needs scopes"},
 		{"two scopes in one", withHandler(`{"handler": "bearer_auth", "scopes": ["items:read items:write"]}`), "is no scope"},
 		{"empty scope", withHandler(`{"handler": "bearer_auth", "scopes": [""]}`), "is no scope"},
 		{"two scopes in one, of the provider", withHandler(provider(`{"scopes": ["items:read items:write"]}`)), "is no scope"},

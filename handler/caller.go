@@ -90,8 +90,11 @@ func (c *ClientCredentials) writeRefusal(w http.ResponseWriter, r *http.Request,
 }
 
 func (c *ClientCredentials) refuseCaller(w http.ResponseWriter, r *http.Request, doing string, status int, refused *issuer.TokenError) {
+	if c.limited(w, r, refused) {
+		return
+	}
 	c.logger.Info("request refused", zap.String("doing", doing), zap.String("error", refused.Code),
-		zap.String("reason", refused.Reason), zap.String("remote_ip", clientIP(r)))
+		zap.String("reason", refused.Reason), zap.String("client_id", refused.ClientID), zap.String("remote_ip", clientIP(r)))
 	c.writeTokenRefusal(w, r, status, refused)
 }
 

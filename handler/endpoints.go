@@ -51,9 +51,13 @@ type ClientCredentials struct {
 	// is asked of it. Default: `false`
 	MCPCompat bool `json:"mcp_compat,omitempty"`
 
-	app    *issuer.App
-	guard  *guard
-	logger *zap.Logger
+	// How often clients may fail to authenticate.
+	AuthFailures *FailureLimit `json:"auth_failures,omitempty"`
+
+	app      *issuer.App
+	guard    *guard
+	logger   *zap.Logger
+	failures *failureCounter // held where it is not nil
 
 	warnPlaintext *sync.Once
 }
@@ -80,10 +84,28 @@ func (c *ClientCredentials) Provision(ctx caddy.Context) (err error) {
 		return err
 	}
 	c.BasePath = strings.TrimSuffix(c.BasePath, "/")
+	if c.AuthFailures == nil {
+		c.AuthFailures = new(FailureLimit)
+	}
+	if err := c.AuthFailures.provision(); err != nil {
+		return err
+	}
 	if c.app, err = configuredApp(ctx); err != nil {
 		return err
 	}
-	c.guard, err = newGuard(ctx, Rules{})
+	if c.guard, err = newGuard(ctx, Rules{}); err != nil {
+		return err
+	}
+	c.failures, err = acquireFailures()
+	return err
+}
+
+// Cleanup gives up what Provision has acquired.
+func (c *ClientCredentials) Cleanup() error {
+	if c.failures == nil {
+		return nil
+	}
+	_, err := failures.Delete(failuresKey)
 	return err
 }
 
@@ -238,5 +260,6 @@ func methodNotAllowed(w http.ResponseWriter, allow string) {
 // Interface guards
 var (
 	_ caddy.Provisioner           = (*ClientCredentials)(nil)
+	_ caddy.CleanerUpper          = (*ClientCredentials)(nil)
 	_ caddyhttp.MiddlewareHandler = (*ClientCredentials)(nil)
 )

@@ -19,6 +19,11 @@ var (
 	credentialChanges = counter("credential_changes_total",
 		"Credentials created and revoked, and tokens revoked, over HTTP or the admin endpoint.", "change")
 
+	authenticationsLimited = prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "client_credentials", Name: "authentications_limited_total",
+		Help: "Failed client authentications that were answered 429, because there were too many.",
+	})
+
 	requestsAdmitted   = guardedRequests.WithLabelValues("admitted", "")
 	requestsAnonymous  = guardedRequests.WithLabelValues("anonymous", "")
 	tokensIssued       = tokenRequests.WithLabelValues("issued", "")
@@ -43,7 +48,7 @@ func countToken(result, reason string) { tokenRequests.WithLabelValues(result, r
 // registerMetrics shows the counters in the registry of this configuration,
 // which is another one after each reload.
 func registerMetrics(ctx caddy.Context) error {
-	for _, collector := range []prometheus.Collector{guardedRequests, tokenRequests, introspections, credentialChanges} {
+	for _, collector := range []prometheus.Collector{guardedRequests, tokenRequests, introspections, credentialChanges, authenticationsLimited} {
 		var already prometheus.AlreadyRegisteredError // by another handler of this configuration
 		if err := ctx.GetMetricsRegistry().Register(collector); err != nil && !errors.As(err, &already) {
 			return err

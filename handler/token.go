@@ -116,9 +116,13 @@ func writeToken(w http.ResponseWriter, r *http.Request, issued *issuer.IssuedTok
 }
 
 func (c *ClientCredentials) refuseToken(w http.ResponseWriter, r *http.Request, status int, refused *issuer.TokenError) {
+	if c.limited(w, r, refused) {
+		countToken("refused", "too many failures")
+		return
+	}
 	countToken("refused", refused.Reason)
 	c.logger.Info("token refused", zap.String("error", refused.Code), zap.String("reason", refused.Reason),
-		zap.String("remote_ip", clientIP(r)))
+		zap.String("client_id", refused.ClientID), zap.String("remote_ip", clientIP(r)))
 	c.writeTokenRefusal(w, r, status, refused)
 }
 

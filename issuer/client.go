@@ -28,15 +28,19 @@ type Caller struct {
 
 // TokenError is a refusal of the token endpoint. Code is one of RFC 6749
 // section 5.2, or invalid_target of RFC 8707. Description is fit for the
-// client. Reason says to the operator what the client is not told.
-type TokenError struct{ Code, Description, Reason string }
+// client. Reason says to the operator what the client is not told. ClientID is
+// the one that it claims to be, where it has the form of one.
+type TokenError struct{ Code, Description, Reason, ClientID string }
 
 func (e *TokenError) Error() string { return e.Code + ": " + e.Reason }
 
 // refuseClient is the one answer to every client that can't be authenticated:
 // who sends it must not learn whether there is such a client.
-func refuseClient(reason string) error {
-	return &TokenError{"invalid_client", "client authentication failed", reason}
+func refuseClient(clientID, reason string) error {
+	if !validClientID(clientID) {
+		clientID = "" // it may be anything, a secret in the wrong place included
+	}
+	return &TokenError{"invalid_client", "client authentication failed", reason, clientID}
 }
 
 // Authenticate returns the client, with all the scopes of its credential. It
@@ -69,13 +73,13 @@ func (i *Issuer) authenticate(ctx context.Context, auth ClientAuthentication, no
 	}
 	switch {
 	case st == nil:
-		return nil, nil, refuseClient("unknown client")
+		return nil, nil, refuseClient(auth.ClientID, "unknown client")
 	case !right:
-		return nil, nil, refuseClient("wrong secret")
+		return nil, nil, refuseClient(auth.ClientID, "wrong secret")
 	case !c.Revoked.IsZero():
-		return nil, nil, refuseClient("revoked")
+		return nil, nil, refuseClient(auth.ClientID, "revoked")
 	case !c.Active(now):
-		return nil, nil, refuseClient("expired")
+		return nil, nil, refuseClient(auth.ClientID, "expired")
 	}
 	return st, c, nil
 }

@@ -39,23 +39,23 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 	}
 	switch {
 	case !c.Expires.IsZero() && c.Expires.Sub(now) < time.Second:
-		return nil, refuseClient("expired")
+		return nil, refuseClient(c.ClientID, "expired")
 	case req.GrantType == "":
-		return nil, &TokenError{"invalid_request", "grant_type is missing", "grant type missing"}
+		return nil, &TokenError{"invalid_request", "grant_type is missing", "grant type missing", c.ClientID}
 	case req.GrantType != grantType:
-		return nil, &TokenError{"unsupported_grant_type", "only client_credentials is supported", "grant type not supported"}
+		return nil, &TokenError{"unsupported_grant_type", "only client_credentials is supported", "grant type not supported", c.ClientID}
 	}
 	audiences := i.Audiences(c)
 	if len(req.Resources) > 0 {
 		if slices.ContainsFunc(req.Resources, func(r string) bool { return !slices.Contains(audiences, r) }) {
-			return nil, &TokenError{"invalid_target", "the client may not have a token for the requested resource", "resource not allowed"}
+			return nil, &TokenError{"invalid_target", "the client may not have a token for the requested resource", "resource not allowed", c.ClientID}
 		}
 		audiences = sorted(req.Resources)
 	}
 	scopes, ok := SplitScope(req.Scope)
 	switch {
 	case !ok || !HasAll(c.Scopes, scopes):
-		return nil, &TokenError{"invalid_scope", "the client may not have all of the requested scopes", "scope not allowed"}
+		return nil, &TokenError{"invalid_scope", "the client may not have all of the requested scopes", "scope not allowed", c.ClientID}
 	case len(scopes) == 0:
 		scopes = c.Scopes
 	}
@@ -72,7 +72,7 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 	// What was revoked while the token was signed must not leave as if it were
 	// not.
 	if st.credential.Load().Epoch != c.Epoch {
-		return nil, refuseClient("revoked")
+		return nil, refuseClient(c.ClientID, "revoked")
 	}
 	return &IssuedToken{Token: token, ExpiresIn: expires.Sub(issuedAt), Scopes: scopes}, nil
 }
