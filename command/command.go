@@ -4,6 +4,7 @@ package command
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,11 +22,11 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "client-credentials",
-		Usage: "<create|list|revoke>",
+		Usage: "<create|list|revoke|check-token>",
 		Short: "Manages the credentials of machine clients",
 		Long: `
 Creates, lists and revokes the credentials that the client_credentials app
-keeps. The first one of a new server is made here, for example:
+keeps, and says why a token is refused. The first one of a new server is made here, for example:
 
 	caddy client-credentials create --name ops --scope client-credentials:write
 
@@ -38,12 +39,12 @@ only while no server holds it.`,
 			cmd.PersistentFlags().StringP("config", "c", "", "Configuration file (default: the Caddyfile in this directory, if there is one)")
 			cmd.PersistentFlags().StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
 			cmd.PersistentFlags().Bool("offline", false, "Open the store itself; no server may hold it")
-			cmd.AddCommand(createCommand(), listCommand(), revokeCommand())
+			cmd.AddCommand(createCommand(), listCommand(), revokeCommand(), checkCommand())
 			cmd.RunE = func(cmd *cobra.Command, args []string) error {
 				if len(args) == 0 {
 					return cmd.Help()
 				}
-				return fmt.Errorf("there is no command %q: use create, list or revoke", args[0])
+				return fmt.Errorf("there is no command %q: use create, list, revoke or check-token", args[0])
 			}
 		},
 	})
@@ -114,11 +115,51 @@ func revokeCommand() *cobra.Command {
 	return cmd
 }
 
+func checkCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check-token [--audience <audience>] [--scope <scope>]... [--json]",
+		Short: "Reads a token from standard input and says whether a guard would accept it, and if not, why",
+		Long: `
+Reads a token from standard input and says whether a guard would accept it now,
+and if not, why. The guard is one that asks for --audience and for every --scope;
+without them, for the audience of the configuration and no scope. For example:
+
+	echo "$TOKEN" | caddy client-credentials check-token --scope items:read
+
+It ends with status 1 where the token would be refused.`,
+		Args: cobra.NoArgs,
+	}
+	cmd.Flags().String("audience", "", "The audience that the guard asks for (default: that of the configuration)")
+	scopes := cmd.Flags().StringArray("scope", nil, "A scope that the guard asks for; can be repeated")
+	cmd.Flags().Bool("json", false, "Print a JSON object")
+	run(cmd, func(cmd *cobra.Command, m manager, _ []string) error {
+		text, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), maxTokenInput))
+		if err != nil {
+			return err
+		}
+		token := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(string(text)), "Bearer "))
+		if token == "" {
+			return errors.New("there is no token on standard input")
+		}
+		fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+		verdict, err := m.check(handler.TokenCheck{Token: token, Audience: fl.String("audience"), Scopes: *scopes})
+		if err != nil {
+			return err
+		}
+		return printVerdict(cmd.OutOrStdout(), verdict, fl.Bool("json"))
+	})
+	return cmd
+}
+
+// maxTokenInput is more than any token has that a guard would read, in bytes.
+const maxTokenInput = 32 << 10
+
 // manager is where a command does its work: a running server, or a store.
 type manager interface {
 	create(handler.AdminDraft) ([]byte, error)
 	list() ([]byte, error)
 	revoke(clientID string) error
+	check(handler.TokenCheck) ([]byte, error)
 }
 
 func run(cmd *cobra.Command, do func(*cobra.Command, manager, []string) error) {
@@ -174,6 +215,14 @@ func (s server) revoke(clientID string) error {
 	return err
 }
 
+func (s server) check(check handler.TokenCheck) ([]byte, error) {
+	body, err := json.Marshal(check)
+	if err != nil {
+		return nil, err
+	}
+	return s.request(http.MethodPost, handler.AdminCheckPath, bytes.NewReader(body))
+}
+
 func (s server) request(method, path string, body io.Reader) ([]byte, error) {
 	resp, err := caddycmd.AdminAPIRequest(s.address, method, path, make(http.Header), body)
 	if err != nil && strings.HasPrefix(err.Error(), "performing request") { // it is of no type
@@ -220,6 +269,34 @@ func printList(w io.Writer, list []byte, asJSON bool) error {
 			strings.Join(c.Scopes, " "), c.Created, orDash(c.Expires))
 	}
 	return table.Flush()
+}
+
+// printVerdict returns an error where the token would be refused.
+func printVerdict(w io.Writer, verdict []byte, asJSON bool) error {
+	var v struct {
+		Accepted               bool
+		Reason, Scope, Expires string
+		ClientID               string   `json:"client_id"`
+		ID                     string   `json:"jti"`
+		Audience               []string `json:"aud"`
+	}
+	if err := json.Unmarshal(verdict, &v); err != nil {
+		return fmt.Errorf("reading the server's answer: %w", err)
+	}
+	if asJSON {
+		if _, err := fmt.Fprintf(w, "%s\n", verdict); err != nil {
+			return err
+		}
+	}
+	if !v.Accepted {
+		return fmt.Errorf("the token would be refused: %s", v.Reason)
+	}
+	if asJSON {
+		return nil
+	}
+	_, err := fmt.Fprintf(w, "accepted\nclient id  %s\njti        %s\nscopes     %s\naudiences  %s\nexpires    %s\n",
+		v.ClientID, v.ID, v.Scope, strings.Join(v.Audience, " "), v.Expires)
+	return err
 }
 
 func orDash(s *string) string {

@@ -105,3 +105,11 @@ func (o offline) list() ([]byte, error) {
 func (o offline) revoke(clientID string) error {
 	return o.issuer.Revoke(context.Background(), "", clientID)
 }
+
+func (o offline) check(check handler.TokenCheck) ([]byte, error) {
+	verdict, err := handler.NewTokenVerdict(o.issuer.Check(context.Background(), check.Token, check.Audience, check.Scopes))
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(verdict)
+}

@@ -25,13 +25,19 @@ func init() {
 //   - `POST /client-credentials` creates a credential, with any scopes and in
 //     any account;
 //   - `GET /client-credentials` lists the active ones of all accounts;
-//   - `DELETE /client-credentials/{clientId}` revokes one.
+//   - `DELETE /client-credentials/{clientId}` revokes one;
+//   - `POST /client-credentials/check-token` says whether a guard would accept a
+//     token, and if not, why.
 //
 // Over TCP it answers loopback peers only.
 type AdminAPI struct{}
 
-// AdminPath is where the admin endpoint serves this API.
-const AdminPath = "/client-credentials"
+// AdminPath is where the admin endpoint serves this API, and AdminCheckPath
+// where it checks tokens.
+const (
+	AdminPath      = "/client-credentials"
+	AdminCheckPath = AdminPath + "/check-token"
+)
 
 // CaddyModule returns the Caddy module information.
 func (AdminAPI) CaddyModule() caddy.ModuleInfo {
@@ -46,6 +52,7 @@ func (a AdminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
 		{Pattern: AdminPath, Handler: caddy.AdminHandlerFunc(a.serveCollection)},
 		{Pattern: AdminPath + "/", Handler: caddy.AdminHandlerFunc(a.serveOne)},
+		{Pattern: AdminCheckPath, Handler: caddy.AdminHandlerFunc(a.serveCheck)},
 	}
 }
 
@@ -153,6 +160,66 @@ func (a AdminAPI) serveOne(w http.ResponseWriter, r *http.Request) error {
 	credentialsRevoked.Inc()
 	adminLog().Info("credential revoked", zap.String("client_id", clientID), zap.String("remote", r.RemoteAddr))
 	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// TokenCheck is the body that asks about a token: the audience and the scopes
+// are those of the guard that is meant.
+type TokenCheck struct {
+	Token    string   `json:"token"`
+	Audience string   `json:"audience,omitempty"`
+	Scopes   []string `json:"scopes,omitempty"`
+}
+
+// TokenVerdict is the answer. A reason is one that logs and metrics have.
+type TokenVerdict struct {
+	Accepted bool       `json:"accepted"`
+	Reason   string     `json:"reason,omitempty"`
+	ClientID string     `json:"client_id,omitempty"`
+	ID       string     `json:"jti,omitempty"`
+	Scope    string     `json:"scope,omitempty"`
+	Audience []string   `json:"aud,omitempty"`
+	Expires  *timestamp `json:"expires,omitempty"`
+}
+
+// NewTokenVerdict makes the answer of what Issuer.Check has returned. It returns
+// an error where that could not tell.
+func NewTokenVerdict(t *issuer.Token, err error) (TokenVerdict, error) {
+	if refused, ok := errors.AsType[*issuer.Refusal](err); ok {
+		return TokenVerdict{Reason: refused.Reason}, nil
+	}
+	if err != nil {
+		return TokenVerdict{}, err
+	}
+	expires := timestamp(t.Expires)
+	return TokenVerdict{
+		Accepted: true, ClientID: t.ClientID, ID: t.ID, Scope: t.Scope, Audience: t.Audience, Expires: &expires,
+	}, nil
+}
+
+func (a AdminAPI) serveCheck(w http.ResponseWriter, r *http.Request) error {
+	iss, err := a.issuer(r)
+	if err != nil {
+		return err
+	}
+	if r.Method != http.MethodPost {
+		return adminMethodNotAllowed(w, http.MethodPost)
+	}
+	body, err := readBody(w, r)
+	if err != nil {
+		return adminError(err)
+	}
+	var check TokenCheck
+	if err := json.Unmarshal(body, &check); err != nil || check.Token == "" {
+		return adminError(&issuer.InputError{Field: "the body", Problem: "is no object with a token"})
+	}
+	verdict, err := NewTokenVerdict(iss.Check(r.Context(), check.Token, check.Audience, check.Scopes))
+	if err != nil {
+		return adminError(err)
+	}
+	adminLog().Info("token checked", zap.Bool("accepted", verdict.Accepted), zap.String("reason", verdict.Reason),
+		zap.String("jti", verdict.ID), zap.String("remote", r.RemoteAddr))
+	writeBody(w, http.StatusOK, "application/json", marshal(verdict))
 	return nil
 }
 

@@ -67,6 +67,26 @@ func (i *Issuer) RevokeToken(ctx context.Context, caller Caller, token string) (
 	return t, nil
 }
 
+// Check returns what a guard that asks for the audience, the default one where
+// it is empty, and for all of the scopes would accept the token as. It returns
+// a *Refusal where the guard would refuse it, and any other error where it
+// cannot tell.
+func (i *Issuer) Check(ctx context.Context, token, audience string, scopes []string) (*Token, error) {
+	if audience == "" {
+		audience = i.policy.Audience
+	}
+	access, err := i.Verify(ctx, token)
+	switch {
+	case err != nil:
+		return nil, err
+	case !access.Token.For(audience):
+		return nil, &Refusal{"wrong audience"}
+	case !HasAll(access.Token.Scopes, scopes):
+		return nil, &Refusal{"insufficient scope"}
+	}
+	return access.Token, nil
+}
+
 func isRefusal(err error) bool {
 	_, refused := errors.AsType[*Refusal](err)
 	return refused
