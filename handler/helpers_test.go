@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -75,7 +76,8 @@ func raw(t testing.TB, s *testserver.Server, text string) *http.Response {
 	if err != nil {
 		t.Fatalf("no answer: %v", err)
 	}
-	_ = testserver.Body(t, resp) // read while the connection is open
+	body := testserver.Body(t, resp) // read while the connection is open
+	resp.Body = io.NopCloser(strings.NewReader(body))
 	return resp
 }
 
@@ -138,6 +140,18 @@ func wantRefused(t testing.TB, s *testserver.Server, resp *http.Response, want s
 	wantMatch(t, "the refusal", got, "^"+want+"$")
 	wantHeader(t, resp, "Cache-Control", "no-store")
 	wantNoUpstream(t, s)
+	body := testserver.Body(t, resp)
+	if body != "" && resp.Header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("the refusal has the body %s", body)
+	}
+	if resp.Request == nil {
+		return
+	}
+	for _, part := range strings.FieldsFunc(resp.Request.Header.Get("Authorization"), func(r rune) bool { return strings.ContainsRune(" ,.", r) }) {
+		if answer := fmt.Sprint(resp.Header, body); len(part) >= 16 && strings.Contains(answer, part) {
+			t.Errorf("the refusal repeats what was sent: %s", answer)
+		}
+	}
 }
 
 // wantProblem checks an error document of the credential endpoints.
@@ -187,7 +201,16 @@ type keyed struct {
 	alg    string
 	kid    string
 	client testserver.Credential
+
+	own     *ownMinded                             // an upstream
+	present func(t *testing.T, token, want string) // a token, if not to the guard
+	sent    []string                               // what the log must not have
+	// misplaced are tokens that were sent where no token belongs. This project
+	// logs none of them; Caddy logs the request as it came.
+	misplaced []string
 }
+
+const ownKey = "signing_key {{dir}}/key.pem"
 
 func newKey(t testing.TB, alg string) (key crypto.Signer) {
 	t.Helper()
@@ -222,7 +245,7 @@ func runKeyed(t testing.TB, alg, directives string) *keyed {
 	t.Helper()
 	k := &keyed{Server: testserver.New(t), key: newKey(t, alg), alg: alg}
 	writeKey(t, filepath.Join(k.Dir, "key.pem"), k.key)
-	k.Run(t, site("signing_key {{dir}}/key.pem", "", directives))
+	k.Run(t, site(ownKey, "", directives))
 	k.client = k.CreateWith(t, "read")
 	k.kid, _ = decode(t, k.Token(t, k.client), 0)["kid"].(string)
 	return k
@@ -255,8 +278,32 @@ func (k *keyed) sign(t testing.TB, signed string) []byte {
 // token signs a header and claims that are given as JSON texts.
 func (k *keyed) token(t testing.TB, header, claims string) string {
 	t.Helper()
-	signed := b64([]byte(header)) + "." + b64([]byte(claims))
-	return signed + "." + b64(k.sign(t, signed))
+	return k.signed(t, b64([]byte(header)), b64([]byte(claims)))
+}
+
+// signed signs two segments as they stand.
+func (k *keyed) signed(t testing.TB, header, payload string) string {
+	t.Helper()
+	text := header + "." + payload
+	return text + "." + b64(k.sign(t, text))
+}
+
+// withHeader returns a token that is right but for changes of its header.
+func (k *keyed) withHeader(t testing.TB, changes ...string) string {
+	t.Helper()
+	return k.token(t, k.header(changes...), k.claims())
+}
+
+// withClaims returns a token that is right but for changes of its claims.
+func (k *keyed) withClaims(t testing.TB, changes ...string) string {
+	t.Helper()
+	return k.token(t, k.header(), k.claims(changes...))
+}
+
+// stranger is somebody who has another key, and knows the rest.
+func (k *keyed) stranger(t testing.TB) *keyed {
+	t.Helper()
+	return &keyed{Server: k.Server, key: newKey(t, k.alg), alg: k.alg, kid: k.kid, client: k.client}
 }
 
 // header is the right one, with changes: name and JSON text, where the empty

@@ -85,11 +85,18 @@ func TestIntrospectionTellsOthersOnlyWithTheScope(t *testing.T) {
 }
 
 func TestATokenThatDoesNotCountIsInactive(t *testing.T) {
-	k := runKeyed(t, "ES256", "client_credentials\nreverse_proxy {{upstream}}")
+	k := runKeyed(t, "ES256", attacked)
 	caller := k.CreateWith(t, issuer.ScopeIntrospect)
-	for name, token := range forgeries(t, k) {
-		t.Run(name, func(t *testing.T) { wantInactive(t, ask(t, k.Server, introspectPath, caller, token)) })
+	k.present = func(t *testing.T, token, want string) {
+		t.Helper()
+		resp := ask(t, k.Server, introspectPath, caller, token)
+		if want == admitted || want == lacksWrite {
+			wantMatch(t, "the answer", testserver.Body(t, resp), `^\{"active":true,`)
+		} else {
+			wantInactive(t, resp)
+		}
 	}
+	tryAll(t, k, tokenAttacks, claimAttacks, byteAttacks, ecdsaAttacks)
 	dying := k.Create(t, issuer.Draft{Expires: time.Now().Add(1500 * time.Millisecond)})
 	token := k.Token(t, dying)
 	wantMatch(t, "the answer", testserver.Body(t, ask(t, k.Server, introspectPath, caller, token)), `^\{"active":true,`)

@@ -45,7 +45,7 @@ func TestARevokedTokenIsRefusedOnTheNextRequestAndItsSiblingsAreNot(t *testing.T
 func TestTheSecondFormOfASignatureIsRevokedWithItsToken(t *testing.T) {
 	k := runKeyed(t, "ES256", "client_credentials\nreverse_proxy {{upstream}}")
 	token := k.Token(t, k.client)
-	twin := otherForm(t, token)
+	twin := secondForm(token)
 	wantStatus(t, k.Do(t, "GET", "/x", "", testserver.Bearer(twin)...), http.StatusOK)
 	k.Upstream.Take()
 	wantRevoked(t, ask(t, k.Server, revokePath, k.client, token))

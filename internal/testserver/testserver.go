@@ -282,6 +282,12 @@ func (s *Server) Do(t testing.TB, method, path, body string, header ...string) *
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header[http.CanonicalHeaderKey(header[i])] = append(req.Header[http.CanonicalHeaderKey(header[i])], header[i+1])
 	}
+	return s.Send(t, req)
+}
+
+// Send sends a request as it is.
+func (s *Server) Send(t testing.TB, req *http.Request) *http.Response {
+	t.Helper()
 	transport := overHTTP1
 	if s.HTTP2 {
 		transport = overHTTP2
@@ -290,7 +296,11 @@ func (s *Server) Do(t testing.TB, method, path, body string, header ...string) *
 	if err != nil && time.Since(s.loaded) < time.Second {
 		// What waited in the queue of the listener that a reload closed is
 		// reset, whatever this plugin does.
-		return s.Do(t, method, path, body, header...)
+		again := req.Clone(req.Context())
+		if req.GetBody != nil {
+			again.Body, _ = req.GetBody()
+		}
+		return s.Send(t, again)
 	}
 	if err != nil {
 		t.Fatal(err)
