@@ -145,7 +145,7 @@ var tokenAttacks = []attack{
 		in := func(text string) string { return claims[:len(claims)-1] + `,"x":"` + text + `"}` }
 		return []string{"\ufeff" + claims, utf16(claims), in("\xff"), in("\xc0\xaf"), in("\xed\xa0\x80"), in(`\ud800`), in(`\udc00\ud800`), in("\x00")}
 	}), wholeHeaders(func(header string) []string { return []string{"\ufeff" + header, utf16(header)} }))},
-	{"C-07 NUL in what names somebody", tokens(invalidToken, claims("client_id", `"\u0000"`), claims("sub", `"\u0000"`), claims("scope", `"read\u0000"`))},
+	{"C-07 NUL in what names somebody", tokens(invalidToken, claims("client_id", `"\u0000"`), claims("sub", `"\u0000"`), claims("scope", `"read\u0000"`), claims("jti", `"\u0000"`))},
 	{"C-08 too deep, too many, too long", tokens(invalidToken, payloads(func(claims string) []string {
 		in := func(value string) string { return claims[:len(claims)-1] + `,"x":` + value + `}` }
 		return []string{
@@ -158,9 +158,9 @@ var tokenAttacks = []attack{
 	))},
 	{"C-09 line breaks in what becomes a header field", tokens(
 		invalidToken,
-		claims("scope", `"read\r\nX-Admin: 1"`, `"read\nX-Admin: 1"`, `"read\r"`), claims("client_id", `"a\r\nX-Admin: 1"`), whose("%s\r\nX-Admin: 1"),
+		claims("scope", `"read\r\nX-Admin: 1"`, `"read\nX-Admin: 1"`, `"read\r"`), claims("client_id", `"a\r\nX-Admin: 1"`), claims("jti", `"a\r\nX-Admin: 1"`), whose("%s\r\nX-Admin: 1"),
 	)},
-	{"C-10 what becomes a header field, not in ASCII", tokens(invalidToken, claims("scope", `"Özdemir"`, `"read \u00d6"`), whose("Özdemir"), whose("%s\u00a0"))},
+	{"C-10 what becomes a header field, not in ASCII", tokens(invalidToken, claims("scope", `"Özdemir"`, `"read \u00d6"`), claims("jti", `"Özdemir"`, `"a b"`), whose("Özdemir"), whose("%s\u00a0"))},
 	{"C-11 what becomes a header field, and is no string", tokens(
 		invalidToken,
 		claims("scope", `{"read":1}`, `["read"]`, "1", "true", "1e400", "9007199254740993", "null"),

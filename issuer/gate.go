@@ -120,7 +120,7 @@ func parseClaims(payload []byte) (*claims, error) {
 		{"iss", true, into(&c.issuer, text)},
 		{"sub", true, into(&c.subject, text)},
 		{"client_id", true, into(&c.clientID, text)},
-		{"jti", true, into(&c.id, text)},
+		{"jti", true, into(&c.id, visible)},
 		{"aud", true, into(&c.audience, texts)},
 		{"exp", true, into(&c.expires, numericDate)},
 		{"iat", true, into(&c.issuedAt, numericDate)},
@@ -154,6 +154,16 @@ func into[T any](target *T, read func(json.RawMessage) (T, bool)) func(json.RawM
 func text(raw json.RawMessage) (string, bool) {
 	s, ok := strictjson.String(raw)
 	return s, ok && s != ""
+}
+
+// visible reads text that is safe in logs, keys and header fields: visible
+// ASCII, without spaces.
+func visible(raw json.RawMessage) (string, bool) {
+	s, ok := text(raw)
+	for i := range len(s) {
+		ok = ok && s[i] > 0x20 && s[i] < 0x7F
+	}
+	return s, ok
 }
 
 // texts reads a string or an array of strings, RFC 7519 section 4.1.3.
