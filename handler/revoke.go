@@ -31,7 +31,6 @@ func (c *ClientCredentials) serveRevoke(w http.ResponseWriter, r *http.Request) 
 			c.logger.Info("token revoked", zap.String("jti", t.ID), zap.String("client_id", t.ClientID),
 				zap.String("by", q.caller.Credential.ClientID))
 		}
-		w.Header().Set("Cache-Control", "no-store")
-		w.WriteHeader(http.StatusOK)
+		writeJSON(w, r, http.StatusOK, struct{}{}) // RFC 7009 needs no body, but some clients want JSON
 	}
 }

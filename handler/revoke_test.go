@@ -14,8 +14,9 @@ func wantRevoked(t testing.TB, resp *http.Response) {
 	t.Helper()
 	wantStatus(t, resp, http.StatusOK)
 	wantHeader(t, resp, "Cache-Control", "no-store")
-	if body := testserver.Body(t, resp); body != "" {
-		t.Errorf("the answer has a body: %s", body)
+	wantHeader(t, resp, "Content-Type", jsonType)
+	if body := testserver.Body(t, resp); body != "{}" {
+		t.Errorf("the answer is %s", body)
 	}
 }
 

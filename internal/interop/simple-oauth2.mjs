@@ -10,9 +10,7 @@ for (const options of [
 	{ authorizationMethod: 'header', credentialsEncodingMode: 'loose' },
 	{ authorizationMethod: 'body' },
 ]) {
-	// Its default takes the empty answer to a revocation for an error: it has no JSON.
-	const http = { json: true }
-	const client = new ClientCredentials({ client: { id: CLIENT_ID, secret: CLIENT_SECRET }, auth, http, options })
+	const client = new ClientCredentials({ client: { id: CLIENT_ID, secret: CLIENT_SECRET }, auth, options })
 	const accessToken = await client.getToken({ scope: ['items:read', 'items:write'] })
 	assert.equal(accessToken.token.scope, 'items:read items:write')
 	assert.equal(accessToken.expired(), false)
