@@ -27,6 +27,7 @@ func init() {
 //	client_credentials [<matcher>] {
 //	    base_path     <path>
 //	    auth_failures <per client> <per address> | off
+//	    lenient_assertion_audience
 //	    mcp_compat
 //	}
 //
@@ -52,6 +53,10 @@ func parseClientCredentials(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue
 				return nil, h.Errf("%s is already specified", h.Val())
 			}
 			if endpoints.AuthFailures, err = parseFailureLimit(h.Dispenser); err != nil {
+				return nil, err
+			}
+		case "lenient_assertion_audience":
+			if err := parseFlag(h.Dispenser, &endpoints.LenientAssertionAudience); err != nil {
 				return nil, err
 			}
 		case "mcp_compat":

@@ -48,7 +48,7 @@ func TestEverySettingIsTakenAsJSON(t *testing.T) {
 		"the app":             withApp(minimalApp),
 		"the app, all of it":  withApp(`{"issuer": "https://api.example.com", "audience": "https://stock.example.com", "token_lifetime": "1h", "signing_key": "key.pem", "master_key": "{env.TEST_MASTER_KEY}", "store": {"module": "badger", "path": "credentials"}}`),
 		"the endpoints":       withHandler(`{"handler": "client_credentials"}`),
-		"endpoints elsewhere": withHandler(`{"handler": "client_credentials", "base_path": "/machines/v1/", "mcp_compat": true, "auth_failures": {"per_client": 20, "per_address": 200, "off": false}}`),
+		"endpoints elsewhere": withHandler(`{"handler": "client_credentials", "base_path": "/machines/v1/", "mcp_compat": true, "lenient_assertion_audience": true, "auth_failures": {"per_client": 20, "per_address": 200, "off": false}}`),
 		"the guard":           withHandler(`{"handler": "bearer_auth"}`),
 		"the guard, all":      withHandler(`{"handler": "bearer_auth", "scopes": ["items:read"], "any": true, "audience": "{env.TEST_AUDIENCE}", "realm": "Stock", "optional": true, "forward_token": true}`),
 		"the resources":       withHandler(`{"handler": "oauth_protected_resource"}`),

@@ -52,13 +52,14 @@ only while no server holds it.`,
 
 func createCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "create [--name <name>] [--scope <scope>]... [--audience <audience>]... [--account <account>] [--expires <time>] [--json]",
+		Use:   "create [--name <name>] [--scope <scope>]... [--audience <audience>]... [--jwks <file>] [--account <account>] [--expires <time>] [--json]",
 		Short: "Creates a credential and shows its secret, once",
 		Args:  cobra.NoArgs,
 	}
 	cmd.Flags().String("name", "", "A label for people")
 	scopes := cmd.Flags().StringArray("scope", nil, "A scope that its tokens may carry; can be repeated")
 	audiences := cmd.Flags().StringArray("audience", nil, "What its tokens may be for; can be repeated (default: the audience of the configuration)")
+	cmd.Flags().String("jwks", "", "A file with the JWK Set of the public keys that it may authenticate by")
 	cmd.Flags().String("account", "", "The account that it belongs to (default: default)")
 	cmd.Flags().String("expires", "", "When it stops working, as RFC 3339 has it: 2030-01-31T12:00:00Z (default: never)")
 	cmd.Flags().Bool("json", false, "Print exactly the JSON object that the API answers")
@@ -72,6 +73,15 @@ func createCommand() *cobra.Command {
 		if cmd.Flags().Changed("expires") {
 			expires := fl.String("expires")
 			draft.Expires = &expires
+		}
+		if file := fl.String("jwks"); file != "" {
+			var err error
+			if draft.Keys, err = os.ReadFile(file); err != nil {
+				return err
+			}
+			if !json.Valid(draft.Keys) {
+				return fmt.Errorf("%s holds no JSON", file)
+			}
 		}
 		created, err := m.create(draft)
 		if err != nil {

@@ -452,3 +452,23 @@ func TestHelpMentionsEveryFlag(t *testing.T) {
 		}
 	}
 }
+
+func TestCreateTakesAKeySetFromAFile(t *testing.T) {
+	s := simple(t)
+	file := filepath.Join(s.Dir, "jwks.json")
+	for text, want := range map[string]string{
+		`{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`: "",
+		`{"keys":[{"kty":"oct","k":"AAAA"}]}`:                                                        "jwks key 0 is not a public key",
+		`-----BEGIN PUBLIC KEY-----`:                                                                 "holds no JSON",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if want == "" {
+			create(t, s, "--jwks", file)
+		} else {
+			fail(t, s, []string{"create", "--jwks", file}, want)
+		}
+	}
+	fail(t, s, []string{"create", "--jwks", filepath.Join(s.Dir, "missing")}, "missing")
+}

@@ -64,6 +64,8 @@ type AdminDraft struct {
 	Scopes  []string `json:"scopes,omitempty"`
 	// Audiences are the configured one where it is empty.
 	Audiences []string `json:"audiences,omitempty"`
+	// Keys is a JWK Set of public keys.
+	Keys json.RawMessage `json:"jwks,omitempty"`
 }
 
 // AdminCredential is a credential as the list shows it.
@@ -96,7 +98,7 @@ func ParseAdminDraft(body []byte) (issuer.Draft, error) {
 	}
 	for name, raw := range members {
 		switch name {
-		case "name", "expires", "scopes", "audiences":
+		case "name", "expires", "scopes", "audiences", "jwks":
 		case "account":
 			if err := json.Unmarshal(raw, &draft.Account); err != nil {
 				return draft, &issuer.InputError{Field: name, Problem: "is of the wrong type"}

@@ -14,6 +14,9 @@ var (
 	errSeveralAuthorizations = errors.New("more than one Authorization header field")
 	errMalformedBearer       = errors.New("the Authorization header field is not the word Bearer, a space, and one token")
 	errMalformedBasic        = errors.New("the Basic credentials can't be read")
+	errSeveralMechanisms     = errors.New("the client authenticates in more than one way")
+	errDifferentClientIDs    = errors.New("the client ids of the Authorization header field and of the body differ")
+	errAssertionType         = errors.New("client_assertion goes with a client_assertion_type of jwt-bearer")
 )
 
 // bearerToken returns the token of the Authorization header field, RFC 6750
@@ -31,22 +34,57 @@ func bearerToken(header http.Header) (string, error) {
 	return token, nil
 }
 
+// bodyAuthentication is what a client shows in the body.
+type bodyAuthentication struct {
+	clientID, secret, assertion, assertionType string
+}
+
+const (
+	assertionType      = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" // RFC 7523 section 2.2
+	assertionParam     = "client_assertion"
+	assertionTypeParam = "client_assertion_type"
+)
+
+// take takes a parameter by its name in RFC 6749 and 7521, if it is one of
+// those by which a client authenticates.
+func (b *bodyAuthentication) take(name, value string) {
+	switch name {
+	case "client_id":
+		b.clientID = value
+	case "client_secret":
+		b.secret = value
+	case assertionParam:
+		b.assertion = value
+	case assertionTypeParam:
+		b.assertionType = value
+	}
+}
+
 // clientAuthentication returns what the client shows in the Authorization
 // header field or else in the body. RFC 6749 section 2.3: one method in each
 // request.
-func clientAuthentication(header http.Header, body issuer.ClientAuthentication) (issuer.ClientAuthentication, error) {
+func (c *ClientCredentials) clientAuthentication(header http.Header, body bodyAuthentication) (issuer.ClientAuthentication, error) {
+	auth := issuer.ClientAuthentication{ClientID: body.clientID}
 	basic, err := basicAuthorization(header)
-	switch {
-	case err != nil:
-		return body, err
-	case basic == nil:
-		return body, nil
-	case len(body.Secrets) > 0:
-		return body, errors.New("the client authenticates both in the Authorization header field and in the body")
-	case body.ClientID != "" && body.ClientID != basic.ClientID:
-		return body, errors.New("the client ids of the Authorization header field and of the body differ")
+	if err != nil {
+		return auth, err
 	}
-	return *basic, nil
+	asserts := body.assertion != "" || body.assertionType != ""
+	switch {
+	case basic != nil && (body.secret != "" || asserts), body.secret != "" && asserts:
+		return auth, errSeveralMechanisms
+	case basic != nil && body.clientID != "" && body.clientID != basic.ClientID:
+		return auth, errDifferentClientIDs
+	case basic != nil:
+		return *basic, nil
+	case asserts && (body.assertion == "" || body.assertionType != assertionType):
+		return auth, errAssertionType
+	case asserts:
+		auth.Assertion = &issuer.Assertion{JWT: body.assertion, Audiences: c.assertionAudiences()}
+	case body.secret != "":
+		auth.Secrets = []string{body.secret}
+	}
+	return auth, nil
 }
 
 // basicAuthorization returns what HTTP Basic carries, as it can be read: RFC

@@ -51,8 +51,8 @@ func (c *ClientCredentials) askAboutToken(w http.ResponseWriter, r *http.Request
 
 // caller authenticates who asks: by a bearer token, or as at the token
 // endpoint. It answers where it refuses.
-func (c *ClientCredentials) caller(w http.ResponseWriter, r *http.Request, iss *issuer.Issuer, body issuer.ClientAuthentication, doing string) (issuer.Caller, bool) {
-	if scheme, _, _ := authorization(r.Header); strings.EqualFold(scheme, "bearer") && len(body.Secrets) == 0 {
+func (c *ClientCredentials) caller(w http.ResponseWriter, r *http.Request, iss *issuer.Issuer, body bodyAuthentication, doing string) (issuer.Caller, bool) {
+	if scheme, _, _ := authorization(r.Header); strings.EqualFold(scheme, "bearer") && body.secret == "" && body.assertion == "" {
 		a, ref := c.guard.admit(r)
 		if ref != nil {
 			c.guard.challenge(w, r, ref)
@@ -62,7 +62,7 @@ func (c *ClientCredentials) caller(w http.ResponseWriter, r *http.Request, iss *
 		c.guard.accept(r, a)
 		return issuer.Caller{Credential: a.Credential, Scopes: a.Token.Scopes}, true
 	}
-	auth, err := clientAuthentication(r.Header, body)
+	auth, err := c.clientAuthentication(r.Header, body)
 	if err != nil {
 		status, refused := malformed(err)
 		c.refuseCaller(w, r, doing, status, refused)
@@ -107,7 +107,7 @@ func (c *ClientCredentials) failCaller(w http.ResponseWriter, r *http.Request, d
 
 // parseTokenQuestion reads the form. A token_type_hint says nothing that the
 // token does not say itself.
-func parseTokenQuestion(w http.ResponseWriter, r *http.Request) (token string, body issuer.ClientAuthentication, err error) {
+func parseTokenQuestion(w http.ResponseWriter, r *http.Request) (token string, body bodyAuthentication, err error) {
 	fields, form, err := readFields(w, r)
 	if err != nil {
 		return "", body, err
@@ -121,16 +121,10 @@ func parseTokenQuestion(w http.ResponseWriter, r *http.Request) (token string, b
 			return "", body, errTwice
 		}
 		seen[f.name] = true
-		switch f.name {
-		case "token":
+		if f.name == "token" {
 			token = f.value
-		case "client_id":
-			body.ClientID = f.value
-		case "client_secret":
-			if f.value != "" {
-				body.Secrets = []string{f.value}
-			}
 		}
+		body.take(f.name, f.value)
 	}
 	return token, body, nil
 }

@@ -27,6 +27,8 @@ type credentialDocument struct {
 	// Beyond the wire contract: only on credentials that were made with them.
 	Scopes    *[]string `json:"scopes,omitempty"`
 	Audiences *[]string `json:"audiences,omitempty"`
+
+	Keys *issuer.KeySet `json:"jwks,omitempty"`
 }
 
 // timestamp is a time in UTC with milliseconds always written.
@@ -61,6 +63,9 @@ func document(c *issuer.Credential) credentialDocument {
 	}
 	if slices.Contains(c.Named, "audiences") {
 		d.Audiences = &c.Audiences
+	}
+	if slices.Contains(c.Named, "jwks") {
+		d.Keys = c.Keys
 	}
 	return d
 }
@@ -214,6 +219,12 @@ func parseDraft(body []byte) (issuer.Draft, error) {
 			return draft, &issuer.InputError{Field: list.name, Problem: "is neither an array of strings nor null"}
 		}
 		draft.Named = append(draft.Named, list.name)
+	}
+	if raw := members["jwks"]; !strictjson.Null(raw) {
+		if draft.Keys, err = issuer.ParseClientKeys(raw); err != nil {
+			return draft, err
+		}
+		draft.Named = append(draft.Named, "jwks")
 	}
 	return draft, nil
 }

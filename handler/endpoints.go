@@ -51,6 +51,11 @@ type ClientCredentials struct {
 	// is asked of it. Default: `false`
 	MCPCompat bool `json:"mcp_compat,omitempty"`
 
+	// Accepts client assertions that name an endpoint of this server as their
+	// audience, or several audiences, as older clients send them (RFC 7523).
+	// Default: `false`; the issuer must be the one audience, given as a string
+	LenientAssertionAudience bool `json:"lenient_assertion_audience,omitempty"`
+
 	// How often clients may fail to authenticate.
 	AuthFailures *FailureLimit `json:"auth_failures,omitempty"`
 

@@ -15,11 +15,14 @@ type serverMetadata struct {
 	KeySet          string   `json:"jwks_uri"`
 	Grants          []string `json:"grant_types_supported"`
 	TokenClientAuth []string `json:"token_endpoint_auth_methods_supported"`
+	TokenAlgorithms []string `json:"token_endpoint_auth_signing_alg_values_supported"`
 
 	IntrospectionEndpoint   string   `json:"introspection_endpoint"`
 	IntrospectionClientAuth []string `json:"introspection_endpoint_auth_methods_supported"`
+	IntrospectionAlgorithms []string `json:"introspection_endpoint_auth_signing_alg_values_supported"`
 	RevocationEndpoint      string   `json:"revocation_endpoint"`
 	RevocationClientAuth    []string `json:"revocation_endpoint_auth_methods_supported"`
+	RevocationAlgorithms    []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
 	*mcpMetadata
 }
 
@@ -38,26 +41,28 @@ const (
 
 // clientAuthMethods are the ways of client authentication, by their registered
 // names.
-var clientAuthMethods = []string{"client_secret_basic", "client_secret_post"}
+var clientAuthMethods = []string{"client_secret_basic", "client_secret_post", "private_key_jwt"}
+
+// assertionAlgorithms are those of client assertions.
+var assertionAlgorithms = []string{"ES256", "EdDSA", "RS256", "PS256"}
 
 // metadata describes the endpoints as they are at the issuer's own host.
 func (c *ClientCredentials) metadata() serverMetadata {
-	issuer := c.app.Policy().Issuer
-	base := c.BasePath
-	if u, err := url.Parse(issuer); err == nil { // as the app has checked
-		base = u.Scheme + "://" + u.Host + base
-	}
+	base := c.baseURL()
 	m := serverMetadata{
-		Issuer:          issuer,
+		Issuer:          c.app.Policy().Issuer,
 		TokenEndpoint:   base + tokenPath,
 		KeySet:          base + keySetPath,
 		Grants:          []string{"client_credentials"},
 		TokenClientAuth: clientAuthMethods,
+		TokenAlgorithms: assertionAlgorithms,
 
 		IntrospectionEndpoint:   base + introspectPath,
 		IntrospectionClientAuth: clientAuthMethods,
+		IntrospectionAlgorithms: assertionAlgorithms,
 		RevocationEndpoint:      base + revokePath,
 		RevocationClientAuth:    clientAuthMethods,
+		RevocationAlgorithms:    assertionAlgorithms,
 	}
 	if c.MCPCompat {
 		m.mcpMetadata = &mcpMetadata{
@@ -67,6 +72,25 @@ func (c *ClientCredentials) metadata() serverMetadata {
 		}
 	}
 	return m
+}
+
+// baseURL is where the endpoints are, at the issuer's host.
+func (c *ClientCredentials) baseURL() string {
+	u, err := url.Parse(c.app.Policy().Issuer)
+	if err != nil { // the app has checked it
+		return c.BasePath
+	}
+	return u.Scheme + "://" + u.Host + c.BasePath
+}
+
+// assertionAudiences are those that a client assertion may name beside the
+// issuer.
+func (c *ClientCredentials) assertionAudiences() []string {
+	if !c.LenientAssertionAudience {
+		return nil
+	}
+	base := c.baseURL()
+	return []string{base + tokenPath, base + introspectPath, base + revokePath}
 }
 
 // isMetadataPath reports whether the metadata is at this path: the well-known

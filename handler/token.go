@@ -40,6 +40,7 @@ type (
 // tokenRequest is a request for a token, of either dialect.
 type tokenRequest struct {
 	issuer.TokenRequest
+	body     bodyAuthentication
 	original bool
 }
 
@@ -54,7 +55,7 @@ func (c *ClientCredentials) serveToken(w http.ResponseWriter, r *http.Request) {
 		writeTokenError(w, r, http.StatusMethodNotAllowed, "invalid_request", "the token endpoint takes POST")
 		return
 	}
-	req, err := parseTokenRequest(w, r)
+	req, err := c.parseTokenRequest(w, r)
 	if err != nil {
 		status, refused := malformed(err)
 		c.refuseToken(w, r, status, refused)
@@ -150,7 +151,7 @@ var (
 
 // parseTokenRequest reads a request of either dialect. Its errors are fit for
 // an error_description, and repeat nothing of what was sent.
-func parseTokenRequest(w http.ResponseWriter, r *http.Request) (*tokenRequest, error) {
+func (c *ClientCredentials) parseTokenRequest(w http.ResponseWriter, r *http.Request) (*tokenRequest, error) {
 	fields, form, err := readFields(w, r)
 	if err != nil {
 		return nil, err
@@ -159,10 +160,10 @@ func parseTokenRequest(w http.ResponseWriter, r *http.Request) (*tokenRequest, e
 	if err != nil {
 		return nil, err
 	}
-	if req.ClientAuthentication, err = clientAuthentication(r.Header, req.ClientAuthentication); err != nil {
+	if req.ClientAuthentication, err = c.clientAuthentication(r.Header, req.body); err != nil {
 		return nil, err
 	}
-	if req.GrantType == "" && req.ClientID == "" {
+	if req.GrantType == "" && req.ClientID == "" && req.Assertion == nil {
 		return nil, errors.New("grant_type is missing")
 	}
 	return req, nil
@@ -253,7 +254,7 @@ func jsonFields(body []byte) ([]field, error) {
 // isStandardName knows the parameters by RFC 6749's spelling.
 func isStandardName(name string) bool {
 	switch name {
-	case "grant_type", "client_id", "client_secret", "scope", "resource":
+	case "grant_type", "client_id", "client_secret", assertionParam, assertionTypeParam, "scope", "resource":
 		return true
 	}
 	return false
@@ -295,14 +296,16 @@ func assembleTokenRequest(fields []field, form bool) (*tokenRequest, error) {
 		switch name {
 		case "grant_type", "GrantType":
 			req.GrantType = f.value
-		case "client_id", "ClientId":
-			req.ClientID = f.value
-		case "client_secret", "ClientSecret":
-			req.Secrets = []string{f.value}
+		case "ClientId":
+			req.body.clientID = f.value
+		case "ClientSecret":
+			req.body.secret = f.value
 		case "scope":
 			req.Scope = f.value
 		case "resource":
 			req.Resources = append(req.Resources, f.value)
+		default:
+			req.body.take(name, f.value)
 		}
 	}
 	switch {

@@ -17,6 +17,8 @@ type ClientAuthentication struct {
 	// Secrets are the readings of what the client sent as its secret: one, or
 	// two where it can be read in two ways. Any of them may be the right one.
 	Secrets []string
+	// Assertion is what it shows instead of a secret; or nil.
+	Assertion *Assertion
 }
 
 // Caller is who asks for something: a credential, and the scopes that it asks
@@ -54,9 +56,27 @@ func (i *Issuer) Authenticate(ctx context.Context, auth ClientAuthentication) (C
 	return Caller{c, c.Scopes}, nil
 }
 
-// authenticate finds the client and compares the secret. The work is the same
-// whether there is such a client or not.
+// authenticate finds the client, and refuses it where it does not work now.
 func (i *Issuer) authenticate(ctx context.Context, auth ClientAuthentication, now time.Time) (*state, *Credential, error) {
+	prove := i.compareSecret
+	if auth.Assertion != nil {
+		prove = i.verifyAssertion
+	}
+	st, c, err := prove(ctx, auth, now)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case !c.Revoked.IsZero():
+		return nil, nil, refuseClient(c.ClientID, "revoked")
+	case !c.Active(now):
+		return nil, nil, refuseClient(c.ClientID, "expired")
+	}
+	return st, c, nil
+}
+
+// compareSecret finds the client and compares the secret. The work is the same
+// whether there is such a client or not.
+func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, _ time.Time) (*state, *Credential, error) {
 	st, err := i.registry.state(ctx, auth.ClientID)
 	c := &Credential{Secrets: []hashedSecret{{Pepper: i.keys.pepper}}} // an empty hash fits nothing
 	switch {
@@ -76,10 +96,6 @@ func (i *Issuer) authenticate(ctx context.Context, auth ClientAuthentication, no
 		return nil, nil, refuseClient(auth.ClientID, "unknown client")
 	case !right:
 		return nil, nil, refuseClient(auth.ClientID, "wrong secret")
-	case !c.Revoked.IsZero():
-		return nil, nil, refuseClient(auth.ClientID, "revoked")
-	case !c.Active(now):
-		return nil, nil, refuseClient(auth.ClientID, "expired")
 	}
 	return st, c, nil
 }

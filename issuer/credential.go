@@ -37,6 +37,8 @@ type Credential struct {
 	// Audiences are what its tokens may be for; the configured one where it is
 	// empty.
 	Audiences []string `json:"audiences,omitempty"`
+	// Keys are those that it may authenticate by, beside its secret; or nil.
+	Keys *KeySet `json:"jwks,omitempty"`
 	// Named are the members, beyond those of the wire contract, that the request
 	// named which made it: every answer of the API shows them.
 	Named   []string  `json:"named,omitempty"`
@@ -76,6 +78,7 @@ type Draft struct {
 	Scopes  []string
 	// Audiences is empty for the configured one.
 	Audiences []string
+	Keys      *KeySet
 	CreatedBy string
 	// Named goes into the credential as it is.
 	Named []string
@@ -188,6 +191,7 @@ func newCredential(d Draft, now time.Time, secret hashedSecret, clientID string)
 		CreatedBy: d.CreatedBy,
 		Scopes:    sorted(d.Scopes),
 		Audiences: sorted(d.Audiences),
+		Keys:      d.Keys,
 		Named:     d.Named,
 		Created:   now.UTC(),
 		Expires:   d.Expires.UTC().Truncate(time.Millisecond), // the API shows no more

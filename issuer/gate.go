@@ -25,16 +25,35 @@ const maxTokenBytes = 8 << 10
 type compact struct {
 	keyID     string
 	algorithm string
+	typ       string
 	signed    string // header and payload, as they were signed
 	payload   []byte
 	signature []byte
 }
 
-// parseCompact takes a token apart. Everything in its header must be known:
-// what is not might change what the rest means (RFC 7515 section 4.1.11).
+// parseCompact takes an access token apart. Everything in its header must be
+// known: what is not might change what the rest means (RFC 7515 section 4.1.11).
 func parseCompact(token string) (*compact, error) {
+	c, header, err := splitCompact(token)
+	if err != nil {
+		return nil, err
+	}
+	for name := range header {
+		if name != "alg" && name != "kid" && name != "typ" {
+			return nil, errors.New("unknown header parameter")
+		}
+	}
+	// RFC 9068 section 4; a media type's case does not matter.
+	if !strings.EqualFold(c.typ, tokenType) && !strings.EqualFold(c.typ, "application/"+tokenType) {
+		return nil, errors.New("not an access token")
+	}
+	return c, nil
+}
+
+// splitCompact takes any JWS apart, and returns its header too.
+func splitCompact(token string) (*compact, map[string]json.RawMessage, error) {
 	if len(token) > maxTokenBytes {
-		return nil, errors.New("too long")
+		return nil, nil, errors.New("too long")
 	}
 	header, rest, _ := strings.Cut(token, ".")
 	payload, signature, _ := strings.Cut(rest, ".") // a third dot is not of the alphabet
@@ -42,7 +61,7 @@ func parseCompact(token string) (*compact, error) {
 	for n, segment := range [3]string{header, payload, signature} {
 		var ok bool
 		if parts[n], ok = decodeSegment(segment); !ok {
-			return nil, errors.New("not a compact JWS")
+			return nil, nil, errors.New("not a compact JWS")
 		}
 	}
 	c := &compact{
@@ -52,31 +71,17 @@ func parseCompact(token string) (*compact, error) {
 	}
 	members, err := strictjson.Object(parts[0])
 	if err != nil {
-		return nil, errors.New("malformed header")
+		return nil, nil, errors.New("malformed header")
 	}
-	for name, raw := range members {
-		value, ok := strictjson.String(raw)
-		if !ok {
-			return nil, errors.New("malformed header")
-		}
-		switch name {
-		case "alg":
-			c.algorithm = value
-		case "kid":
-			c.keyID = value
-		case "typ":
-			// RFC 9068 section 4; a media type's case does not matter.
-			if !strings.EqualFold(value, tokenType) && !strings.EqualFold(value, "application/"+tokenType) {
-				return nil, errors.New("not an access token")
+	for name, target := range map[string]*string{"alg": &c.algorithm, "kid": &c.keyID, "typ": &c.typ} {
+		if raw, present := members[name]; present {
+			var ok bool
+			if *target, ok = strictjson.String(raw); !ok {
+				return nil, nil, errors.New("malformed header")
 			}
-		default:
-			return nil, errors.New("unknown header parameter")
 		}
 	}
-	if _, typed := members["typ"]; !typed {
-		return nil, errors.New("not an access token")
-	}
-	return c, nil
+	return c, members, nil
 }
 
 // decodeSegment decodes base64url without padding, in the one spelling that
@@ -112,11 +117,7 @@ func parseClaims(payload []byte) (*claims, error) {
 		return nil, errors.New("malformed claims")
 	}
 	c := new(claims)
-	for _, claim := range []struct {
-		name     string
-		required bool
-		read     func(json.RawMessage) bool
-	}{
+	err = readClaims(members, []claimRule{
 		{"iss", true, into(&c.issuer, text)},
 		{"sub", true, into(&c.subject, text)},
 		{"client_id", true, into(&c.clientID, text)},
@@ -127,14 +128,9 @@ func parseClaims(payload []byte) (*claims, error) {
 		{"nbf", false, into(&c.notBefore, numericDate)},
 		{"scope", false, into(&c.scope, text)},
 		{epochClaim, true, into(&c.epoch, counter)},
-	} {
-		raw, present := members[claim.name]
-		if !present && !claim.required {
-			continue
-		}
-		if !present || !claim.read(raw) {
-			return nil, errors.New("missing or malformed claim " + claim.name)
-		}
+	})
+	if err != nil {
+		return nil, err
 	}
 	// RFC 9449 section 7.2, RFC 8705 section 3: a token that is bound to a key
 	// is worth nothing without a proof of that key.
@@ -142,6 +138,26 @@ func parseClaims(payload []byte) (*claims, error) {
 		return nil, errors.New("bound to a key")
 	}
 	return c, nil
+}
+
+// claimRule is how to read a claim.
+type claimRule struct {
+	name     string
+	required bool
+	read     func(json.RawMessage) bool
+}
+
+func readClaims(members map[string]json.RawMessage, rules []claimRule) error {
+	for _, rule := range rules {
+		raw, present := members[rule.name]
+		if !present && !rule.required {
+			continue
+		}
+		if !present || !rule.read(raw) {
+			return errors.New("missing or malformed claim " + rule.name)
+		}
+	}
+	return nil
 }
 
 func into[T any](target *T, read func(json.RawMessage) (T, bool)) func(json.RawMessage) bool {

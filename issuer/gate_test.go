@@ -377,11 +377,11 @@ func (f *forge) brokenHeaders() []forgery {
 		"x":    {`1`, `null`, strings.Repeat("[", 2000) + strings.Repeat("]", 2000)},
 	} {
 		for _, raw := range values {
-			add(name+" "+raw[:min(len(raw), 40)], "malformed header", h.with(name, raw).String())
+			add(name+" "+raw[:min(len(raw), 40)], "unknown header parameter", h.with(name, raw).String())
 		}
 	}
-	add("crit with what it names", "malformed header", h.with("crit", `["x"]`).with("x", "1").String())
-	add("crit of b64 with b64", "malformed header", h.with("crit", `["b64"]`).with("b64", "false").String())
+	add("crit with what it names", "unknown header parameter", h.with("crit", `["x"]`).with("x", "1").String())
+	add("crit of b64 with b64", "unknown header parameter", h.with("crit", `["b64"]`).with("b64", "false").String())
 	for name, value := range map[string]string{
 		"crit": "exp", "b64": "false", "jku": "http://169.254.169.254/jwks", "x5u": "file:///etc/passwd", "x5c": "AA==", "x5t": "AAAA", "x5t#S256": "AAAA",
 		"jwk": "{}", "zip": "DEF", "enc": "A256GCM", "cty": "JWT", "nonce": "x", "url": "x", "iss": "x", "": "x", "ppt": "x", "kid\x00": "x",

@@ -4,9 +4,11 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"math/big"
 	"slices"
@@ -67,6 +69,62 @@ func newJWK(public crypto.PublicKey) (jwk, error) {
 		return jwk{Type: "RSA", N: b64(public.N.Bytes()), E: b64(big.NewInt(int64(public.E)).Bytes())}, nil
 	}
 	return jwk{}, fmt.Errorf("no JWK for %T", public)
+}
+
+// verifyKey returns the key with its algorithm: the one that it names, else the
+// one that its kind goes with.
+func (k jwk) verifyKey() (verifyKey, error) {
+	public, err := k.public()
+	if err != nil {
+		return verifyKey{}, err
+	}
+	key, err := newVerifyKey(public)
+	if err != nil {
+		return verifyKey{}, err
+	}
+	if k.Algorithm == methodPS256.Alg() && k.Type == "RSA" {
+		key.method = methodPS256
+	}
+	if k.Algorithm != "" && k.Algorithm != key.method.Alg() {
+		return verifyKey{}, errors.New("is for an algorithm that does not go with it, or is not supported")
+	}
+	key.id = k.ID
+	return key, nil
+}
+
+// maxRSABits bounds what a signature of a client's key costs to verify.
+const maxRSABits = 4096
+
+func (k jwk) public() (crypto.PublicKey, error) {
+	number := func(text string) []byte {
+		decoded, err := base64.RawURLEncoding.Strict().DecodeString(text)
+		if err != nil {
+			return nil
+		}
+		return decoded
+	}
+	switch {
+	case k.Type == "EC" && k.Curve == "P-256":
+		public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, number(k.X), number(k.Y)))
+		if err != nil {
+			return nil, errors.New("is no point of its curve")
+		}
+		return public, nil
+	case k.Type == "OKP" && k.Curve == "Ed25519":
+		if public := number(k.X); len(public) == ed25519.PublicKeySize {
+			return ed25519.PublicKey(public), nil
+		}
+		return nil, errors.New("is not of the size of its curve")
+	case k.Type == "RSA":
+		n, e := new(big.Int).SetBytes(number(k.N)), new(big.Int).SetBytes(number(k.E))
+		// A small exponent makes forgeries easy where padding is checked badly, a
+		// large one verification slow.
+		if n.BitLen() > maxRSABits || n.Bit(0) == 0 || !e.IsInt64() || e.Int64() < 65537 || e.Int64() > 1<<31-1 || e.Bit(0) == 0 {
+			return nil, errors.New("has a modulus or an exponent that is not supported")
+		}
+		return &rsa.PublicKey{N: n, E: int(e.Int64())}, nil
+	}
+	return nil, errors.New("is of a kind that is not supported: use EC with P-256, OKP with Ed25519, or RSA")
 }
 
 // thumbprint returns the RFC 7638 thumbprint: the SHA-256 of the key's required

@@ -30,6 +30,14 @@ type signingKey struct {
 	private crypto.Signer
 }
 
+// methodPS256 takes salts of 32 bytes alone, as RFC 7518 section 3.5 has it;
+// golang-jwt's own takes any.
+var methodPS256 = &jwt.SigningMethodRSAPSS{
+	SigningMethodRSA: jwt.SigningMethodPS256.SigningMethodRSA,
+	Options:          jwt.SigningMethodPS256.Options,
+	VerifyOptions:    &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash},
+}
+
 const minRSABits = 2048 // RFC 7518 section 3.3
 
 func generateSigningKey() (signingKey, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -41,6 +42,9 @@ type registry struct {
 	revoked map[string]remembered      // by client id
 	tokens  map[string]rememberedToken // revoked one by one, by the keys of their records
 	mark    time.Duration              // the longest that any token of this store lives
+	used    map[string]time.Time       // assertions that were used, until they expire
+
+	opened time.Time // to the second, as assertions are dated
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -110,6 +114,8 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 		recent:  lru.New[string, *state](int64(recent)),
 		revoked: make(map[string]remembered),
 		tokens:  make(map[string]rememberedToken),
+		used:    make(map[string]time.Time),
+		opened:  time.Now().Truncate(time.Second),
 		stop:    make(chan struct{}),
 	}
 	for i := range r.shards {
@@ -355,6 +361,7 @@ func (r *registry) forgetDue(now time.Time) []string {
 			due = append(due, key)
 		}
 	}
+	maps.DeleteFunc(r.used, func(_ string, until time.Time) bool { return now.After(until) })
 	return due
 }
 

@@ -1,0 +1,164 @@
+package issuer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/strictjson"
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+// Assertion is a JWT by which a client authenticates, RFC 7523 section 2.2.
+type Assertion struct {
+	JWT string
+	// Audiences are accepted beside the issuer. Without any, the assertion must
+	// name the issuer alone, as text: a client that signs for several servers
+	// can be used by one of them against another.
+	Audiences []string
+}
+
+const (
+	// maxAssertionLifetime is how long an assertion may live, and so how long it
+	// has to be remembered as used.
+	maxAssertionLifetime = time.Hour
+	// assertionSkew is by how much a client's clock may be ahead.
+	assertionSkew = 10 * time.Second
+	assertionType = "client-authentication+jwt"
+)
+
+// assertion is one that was taken apart, but not verified.
+type assertion struct {
+	jws              *compact
+	clientID         string
+	id               string // what it is remembered by
+	forIssuer, forUs bool
+
+	issued, notBefore, expires time.Time
+}
+
+// parseAssertion reads the claims, RFC 7523 section 3. What is missing or
+// malformed is the reason of its error.
+func (i *Issuer) parseAssertion(a Assertion) (*assertion, error) {
+	jws, header, err := splitCompact(a.JWT)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"crit", "b64"} { // RFC 7515 section 4.1.11: nothing of it is known
+		if _, there := header[name]; there {
+			return nil, errors.New("unknown header parameter")
+		}
+	}
+	if jws.typ != "" && !strings.EqualFold(jws.typ, "JWT") &&
+		!strings.EqualFold(jws.typ, assertionType) && !strings.EqualFold(jws.typ, "application/"+assertionType) {
+		return nil, errors.New("not a client assertion")
+	}
+	members, err := strictjson.Object(jws.payload)
+	if err != nil {
+		return nil, errors.New("malformed claims")
+	}
+	parsed := &assertion{jws: jws}
+	var issuer string
+	var audience []string
+	err = readClaims(members, []claimRule{
+		{"iss", true, into(&issuer, text)},
+		{"sub", true, into(&parsed.clientID, text)},
+		{"aud", true, into(&audience, texts)},
+		{"exp", true, into(&parsed.expires, numericDate)},
+		{"iat", true, into(&parsed.issued, numericDate)},
+		{"nbf", false, into(&parsed.notBefore, numericDate)},
+		{"jti", false, into(&parsed.id, text)},
+	})
+	if err != nil {
+		return nil, err
+	}
+	_, single := strictjson.String(members["aud"])
+	parsed.forIssuer = single && audience[0] == i.policy.Issuer
+	parsed.forUs = len(a.Audiences) > 0 &&
+		slices.ContainsFunc(audience, func(aud string) bool { return aud == i.policy.Issuer || slices.Contains(a.Audiences, aud) })
+	if parsed.id == "" {
+		parsed.id = jws.signed // not the signature, which has two forms
+	}
+	if issuer != parsed.clientID {
+		return nil, errors.New("issuer is not the subject")
+	}
+	return parsed, nil
+}
+
+// verifyAssertion returns the client whose assertion it is. An assertion counts
+// once.
+func (i *Issuer) verifyAssertion(ctx context.Context, auth ClientAuthentication, now time.Time) (*state, *Credential, error) {
+	a, err := i.parseAssertion(*auth.Assertion)
+	if err != nil {
+		return nil, nil, refuseClient(auth.ClientID, "assertion: "+err.Error())
+	}
+	if auth.ClientID != "" && auth.ClientID != a.clientID { // RFC 7521 section 4.2
+		return nil, nil, refuseClient(auth.ClientID, "assertion: of another client")
+	}
+	st, err := i.registry.state(ctx, a.clientID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil, refuseClient(a.clientID, "unknown client")
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	c := st.credential.Load()
+	reason := ""
+	switch {
+	case !c.Keys.verifies(a.jws):
+		reason = "assertion: wrong signature"
+	case !a.forIssuer && !a.forUs:
+		reason = "assertion: wrong audience"
+	case !now.Before(a.expires):
+		reason = "assertion: expired"
+	case a.issued.After(now.Add(assertionSkew)) || a.notBefore.After(now.Add(assertionSkew)):
+		reason = "assertion: not valid yet"
+	case a.expires.Sub(now) > maxAssertionLifetime:
+		reason = "assertion: lives too long"
+	case a.issued.Before(i.registry.opened):
+		// It may have been used before, and what was is not remembered.
+		reason = "assertion: older than this process"
+	case !i.registry.useOnce(a.clientID, a.id, a.expires, now):
+		reason = "assertion: used before"
+	}
+	if reason != "" {
+		return nil, nil, refuseClient(a.clientID, reason)
+	}
+	return st, c, nil
+}
+
+// verifies reports whether one of the keys has signed it. A kid chooses the
+// key; without one, all are tried that there are.
+func (s *KeySet) verifies(jws *compact) bool {
+	if s == nil {
+		return false
+	}
+	for _, k := range s.Keys {
+		if jws.keyID != "" && k.ID != jws.keyID {
+			continue
+		}
+		key, err := k.verifyKey()
+		if err == nil && key.method.Alg() == jws.algorithm && key.method.Verify(jws.signed, jws.signature, key.public) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// useOnce notes that an assertion was used, and reports whether it is the first
+// time. Only what a client has rightly signed comes here.
+func (r *registry) useOnce(clientID, id string, expires, now time.Time) bool {
+	sum := sha256.Sum256([]byte(clientID + "\x00" + id))
+	key := base64.RawURLEncoding.EncodeToString(sum[:])
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if until, used := r.used[key]; used && now.Before(until) {
+		return false
+	}
+	r.used[key] = expires
+	return true
+}
