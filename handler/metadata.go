@@ -44,7 +44,7 @@ const (
 var clientAuthMethods = []string{"client_secret_basic", "client_secret_post", "private_key_jwt"}
 
 // assertionAlgorithms are those of client assertions.
-var assertionAlgorithms = []string{"ES256", "EdDSA", "RS256", "PS256"}
+var assertionAlgorithms = []string{"ES256", "EdDSA", "Ed25519", "RS256", "PS256"}
 
 // metadata describes the endpoints as they are at the issuer's own host.
 func (c *ClientCredentials) metadata() serverMetadata {

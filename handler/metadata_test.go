@@ -52,13 +52,13 @@ func TestTheServerDescribesItself(t *testing.T) {
 			"jwks_uri": "{{url}}/api/v0/oauth/jwks",
 			"grant_types_supported": ["client_credentials"],
 			"token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
-			"token_endpoint_auth_signing_alg_values_supported": ["ES256", "EdDSA", "RS256", "PS256"],
+			"token_endpoint_auth_signing_alg_values_supported": ["ES256", "EdDSA", "Ed25519", "RS256", "PS256"],
 			"introspection_endpoint": "{{url}}/api/v0/oauth/introspect",
 			"introspection_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
-			"introspection_endpoint_auth_signing_alg_values_supported": ["ES256", "EdDSA", "RS256", "PS256"],
+			"introspection_endpoint_auth_signing_alg_values_supported": ["ES256", "EdDSA", "Ed25519", "RS256", "PS256"],
 			"revocation_endpoint": "{{url}}/api/v0/oauth/revoke",
 			"revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
-			"revocation_endpoint_auth_signing_alg_values_supported": ["ES256", "EdDSA", "RS256", "PS256"]
+			"revocation_endpoint_auth_signing_alg_values_supported": ["ES256", "EdDSA", "Ed25519", "RS256", "PS256"]
 		}`))
 	})
 	resp := s.Do(t, "POST", "/.well-known/oauth-authorization-server", "{}")

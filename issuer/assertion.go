@@ -142,7 +142,7 @@ func (s *KeySet) verifies(jws *compact) bool {
 			continue
 		}
 		key, err := k.verifyKey()
-		if err == nil && key.method.Alg() == jws.algorithm && key.method.Verify(jws.signed, jws.signature, key.public) == nil {
+		if err == nil && key.goesWith(jws.algorithm) && key.method.Verify(jws.signed, jws.signature, key.public) == nil {
 			return true
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"math/big"
 	"slices"
 	"strings"
+
+	"github.com/golang-jwt/jwt/v5"
 )
 
 // KeySet is a JWK Set, RFC 7517 section 5, of public keys.
@@ -85,11 +87,17 @@ func (k jwk) verifyKey() (verifyKey, error) {
 	if k.Algorithm == methodPS256.Alg() && k.Type == "RSA" {
 		key.method = methodPS256
 	}
-	if k.Algorithm != "" && k.Algorithm != key.method.Alg() {
+	if k.Algorithm != "" && !key.goesWith(k.Algorithm) {
 		return verifyKey{}, errors.New("is for an algorithm that does not go with it, or is not supported")
 	}
 	key.id = k.ID
 	return key, nil
+}
+
+// goesWith reports whether the name is one of the key's algorithm. RFC 9864 has
+// given EdDSA with that curve a name of its own.
+func (k verifyKey) goesWith(algorithm string) bool {
+	return algorithm == k.method.Alg() || algorithm == "Ed25519" && k.method == jwt.SigningMethodEdDSA
 }
 
 // maxRSABits bounds what a signature of a client's key costs to verify.

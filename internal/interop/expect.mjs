@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 
-export const { ISSUER, TOKEN_URL, API, CLIENT_ID, CLIENT_SECRET } = process.env
+export const { ISSUER, TOKEN_URL, API, CLIENT_ID, CLIENT_SECRET, MANAGER } = process.env
 
 export async function apiAccepts(token) {
 	const answer = await fetch(API, { headers: { Authorization: `Bearer ${token}` } })

@@ -226,6 +226,12 @@ func TestAnMCPClientFindsItsWayFromTheURLOfTheAPI(t *testing.T) {
 	node(t, s, awkward(t, s), "mcp.mjs", "MCP_PORT="+port)
 }
 
+func TestClientsOfOthersAuthenticateByAKey(t *testing.T) {
+	s := run(t, site("", ""))
+	manager := s.Token(t, s.CreateWith(t, "items:read", issuer.ScopeWrite))
+	node(t, s, awkward(t, s), "private-key-jwt.mjs", "MANAGER="+manager)
+}
+
 func TestOthersVerifyTokensByDiscoveryAlone(t *testing.T) {
 	s := run(t, site("", ""))
 	dying := s.Create(t, issuer.Draft{Scopes: []string{"items:read"}, Expires: time.Now().Add(2 * time.Second)})
