@@ -52,7 +52,10 @@ func (c *ClientCredentials) askAboutToken(w http.ResponseWriter, r *http.Request
 // caller authenticates who asks: by a bearer token, or as at the token
 // endpoint. It answers where it refuses.
 func (c *ClientCredentials) caller(w http.ResponseWriter, r *http.Request, iss *issuer.Issuer, body bodyAuthentication, doing string) (issuer.Caller, bool) {
-	if scheme, _, _ := authorization(r.Header); strings.EqualFold(scheme, "bearer") && body.secret == "" && body.assertion == "" {
+	scheme, _, _ := authorization(r.Header)
+	// A guard in front of the endpoints has taken the token out of the request.
+	bearer := strings.EqualFold(scheme, "bearer") || admissionOf(r) != nil
+	if bearer && body.secret == "" && body.assertion == "" {
 		a, ref := c.guard.admit(r)
 		if ref != nil {
 			c.guard.challenge(w, r, ref)

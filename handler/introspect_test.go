@@ -149,3 +149,10 @@ func TestRequestsAboutTokensAreRefusedInTheProtocolsForm(t *testing.T) {
 	}
 	wantStatus(t, s.Do(t, "GET", "/x", "", testserver.Bearer(token)...), http.StatusOK) // nothing was revoked
 }
+
+func TestABearerTokenAsksFromBehindAGuardToo(t *testing.T) {
+	s := run(t, site("", "", "route {\nbearer_auth /api/v0/oauth/introspect\nclient_credentials\nreverse_proxy {{upstream}}\n}"))
+	token := s.Token(t, s.CreateWith(t))
+	resp := s.Do(t, "POST", introspectPath, "token="+token, "Content-Type", formType, "Authorization", "Bearer "+token)
+	wantMatch(t, "the answer", testserver.Body(t, resp), `^\{"active":true,`)
+}
