@@ -46,7 +46,7 @@ func TestEverySettingIsTakenAsJSON(t *testing.T) {
 	prepareEnvironment(t)
 	for name, config := range map[string]string{
 		"the app":             withApp(minimalApp),
-		"the app, all of it":  withApp(`{"issuer": "https://api.example.com", "audience": "https://stock.example.com", "token_lifetime": "1h", "signing_key": "key.pem", "master_key": "{env.TEST_MASTER_KEY}", "store": {"module": "badger", "path": "credentials"}}`),
+		"the app, all of it":  withApp(`{"issuer": "https://api.example.com", "audience": "https://stock.example.com", "token_lifetime": "1h", "client_jwks_uri": "off", "signing_key": "key.pem", "master_key": "{env.TEST_MASTER_KEY}", "store": {"module": "badger", "path": "credentials"}}`),
 		"the endpoints":       withHandler(`{"handler": "client_credentials"}`),
 		"endpoints elsewhere": withHandler(`{"handler": "client_credentials", "base_path": "/machines/v1/", "mcp_compat": true, "lenient_assertion_audience": true, "auth_failures": {"per_client": 20, "per_address": 200, "off": false}}`),
 		"the guard":           withHandler(`{"handler": "bearer_auth"}`),
@@ -106,6 +106,7 @@ func TestAWrongConfigurationIsRefusedWithTheMend(t *testing.T) {
 		{"negative lifetime", withApp(`{"issuer": "https://api.example.com", "token_lifetime": "-1h"}`), "at least 1s"},
 		{"lifetime in words", withApp(`{"issuer": "https://api.example.com", "token_lifetime": "soon"}`), "duration"},
 
+		{"unknown hosts of key sets", withApp(`{"issuer": "https://api.example.com", "client_jwks_uri": "private"}`), "is public, any or off"},
 		{"unknown store", withApp(`{"issuer": "https://api.example.com", "store": {"module": "redis"}}`), "client_credentials.stores.redis"},
 		{"store that is a file", store("file"), "is a file; name a directory"},
 		{"store below a file", store("file/credentials"), "store path"},

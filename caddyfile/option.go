@@ -31,6 +31,7 @@ const appName = "client_credentials"
 //	    token_lifetime <duration>
 //	    signing_key    <path>
 //	    master_key     <base64>
+//	    client_jwks_uri public | any | off
 //	}
 //
 // Several blocks are one, but each setting can be given only once.
@@ -71,6 +72,13 @@ func parseSetting(d *caddyfile.Dispenser, app *issuer.App) error {
 		return parseOnce(d, &app.SigningKey, nil)
 	case "master_key":
 		return parseOnce(d, &app.MasterKey, nil)
+	case "client_jwks_uri":
+		return parseOnce(d, &app.ClientJWKSURI, func(hosts string) error {
+			if hosts != issuer.JWKSURIPublic && hosts != issuer.JWKSURIAny && hosts != issuer.JWKSURIOff {
+				return issuer.ErrJWKSURI
+			}
+			return nil
+		})
 	case "token_lifetime":
 		var text string
 		if app.TokenLifetime != 0 {

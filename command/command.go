@@ -52,7 +52,7 @@ only while no server holds it.`,
 
 func createCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "create [--name <name>] [--scope <scope>]... [--audience <audience>]... [--jwks <file>] [--account <account>] [--expires <time>] [--json]",
+		Use:   "create [--name <name>] [--scope <scope>]... [--audience <audience>]... [--jwks <file> | --jwks-uri <url>] [--account <account>] [--expires <time>] [--json]",
 		Short: "Creates a credential and shows its secret, once",
 		Args:  cobra.NoArgs,
 	}
@@ -60,12 +60,13 @@ func createCommand() *cobra.Command {
 	scopes := cmd.Flags().StringArray("scope", nil, "A scope that its tokens may carry; can be repeated")
 	audiences := cmd.Flags().StringArray("audience", nil, "What its tokens may be for; can be repeated (default: the audience of the configuration)")
 	cmd.Flags().String("jwks", "", "A file with the JWK Set of the public keys that it may authenticate by")
+	cmd.Flags().String("jwks-uri", "", "The URL at which it publishes that JWK Set")
 	cmd.Flags().String("account", "", "The account that it belongs to (default: default)")
 	cmd.Flags().String("expires", "", "When it stops working, as RFC 3339 has it: 2030-01-31T12:00:00Z (default: never)")
 	cmd.Flags().Bool("json", false, "Print exactly the JSON object that the API answers")
 	run(cmd, func(cmd *cobra.Command, m manager, _ []string) error {
 		fl := caddycmd.Flags{FlagSet: cmd.Flags()}
-		draft := handler.AdminDraft{Account: fl.String("account"), Scopes: *scopes, Audiences: *audiences}
+		draft := handler.AdminDraft{Account: fl.String("account"), Scopes: *scopes, Audiences: *audiences, KeysURL: fl.String("jwks-uri")}
 		if cmd.Flags().Changed("name") {
 			name := fl.String("name")
 			draft.Name = &name

@@ -66,6 +66,8 @@ type AdminDraft struct {
 	Audiences []string `json:"audiences,omitempty"`
 	// Keys is a JWK Set of public keys.
 	Keys json.RawMessage `json:"jwks,omitempty"`
+	// KeysURL is where it is published instead.
+	KeysURL string `json:"jwksUri,omitempty"`
 }
 
 // AdminCredential is a credential as the list shows it.
@@ -98,7 +100,7 @@ func ParseAdminDraft(body []byte) (issuer.Draft, error) {
 	}
 	for name, raw := range members {
 		switch name {
-		case "name", "expires", "scopes", "audiences", "jwks":
+		case "name", "expires", "scopes", "audiences", "jwks", "jwksUri":
 		case "account":
 			if err := json.Unmarshal(raw, &draft.Account); err != nil {
 				return draft, &issuer.InputError{Field: name, Problem: "is of the wrong type"}

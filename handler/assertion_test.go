@@ -8,9 +8,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -310,5 +313,81 @@ func TestKeysThatCouldNotBeUsedAreRefusedWhenTheyAreRegistered(t *testing.T) {
 	wantMatch(t, "the answer", answer, `,"jwks":\{"keys":\[\{"kty":"EC","kid":"k","use":"sig","alg":"ES256","crv":"P-256","x":"[\w-]{43}","y":"[\w-]{43}"\}\]\}\}$`)
 	if _, err := issuer.ParseClientKeys([]byte(jwks(t, key, jose.ES256, "alg", "", "kid", "", "use", ""))); err != nil {
 		t.Errorf("a key of nothing but itself is refused: %v", err)
+	}
+}
+
+func TestAClientMayPublishItsKeysAtAURL(t *testing.T) {
+	h := &keyHolder{key: newKey(t, "ES256"), alg: jose.ES256}
+	var broken atomic.Bool
+	published := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if broken.Load() {
+			http.NotFound(w, r)
+			return
+		}
+		fmt.Fprint(w, jwks(t, h.key, h.alg))
+	}))
+	t.Cleanup(published.Close)
+	s := run(t, site("client_jwks_uri any", "", "client_credentials\nreverse_proxy {{upstream}}"))
+	h.server = s
+	manager := manage(t, s)
+	var answer string
+	h.Credential, answer = createGranted(t, s, manager, `{"jwksUri":"`+published.URL+`/keys"}`)
+	wantMatch(t, "the answer", answer, `,"jwksUri":"`+published.URL+`/keys"\}$`)
+	for range 2 {
+		wantStatus(t, h.ask(t, h.sign(t, h.claims(nil), nil)), http.StatusOK)
+	}
+	stranger := *h
+	stranger.key = newKey(t, "ES256")
+	wantTokenError(t, h.ask(t, stranger.sign(t, h.claims(nil), nil)), http.StatusUnauthorized, "invalid_client")
+
+	broken.Store(true)
+	wantStatus(t, h.ask(t, h.sign(t, h.claims(nil), nil)), http.StatusOK) // the last good ones count
+	s.Run(t, site("client_jwks_uri any", "", "client_credentials\nreverse_proxy {{upstream}}"))
+	resp := h.ask(t, h.sign(t, h.claims(nil), nil)) // nobody can tell now
+	wantTokenError(t, resp, http.StatusServiceUnavailable, "temporarily_unavailable")
+	if resp.Header.Get("Retry-After") == "" {
+		t.Error("the client is not told when to try again")
+	}
+}
+
+func TestKeysAreFetchedFromWhereTheOperatorAllows(t *testing.T) {
+	var connections atomic.Int32
+	inside := httptest.NewUnstartedServer(http.NotFoundHandler())
+	inside.Config.ConnState = func(net.Conn, http.ConnState) { connections.Add(1) }
+	inside.StartTLS()
+	t.Cleanup(inside.Close)
+	for setting, uris := range map[string]map[string]int{
+		"": {
+			inside.URL:                   http.StatusCreated, // refused when it is fetched
+			"http://client.example/jwks": http.StatusBadRequest, "http://localhost/jwks": http.StatusBadRequest, "file:///etc/passwd": http.StatusBadRequest,
+		},
+		"client_jwks_uri any": {"http://127.0.0.1:1/jwks": http.StatusCreated, "http://client.example/jwks": http.StatusBadRequest},
+		"client_jwks_uri off": {"https://client.example/jwks": http.StatusBadRequest},
+	} {
+		s := run(t, site(setting, "", "client_credentials\nreverse_proxy {{upstream}}"))
+		manager := manage(t, s)
+		for uri, want := range uris {
+			body := `{"jwksUri":"` + uri + `"}`
+			resp := s.Do(t, "POST", credentialsPath, body, "Content-Type", jsonType, "Authorization", "Bearer "+manager)
+			if resp.StatusCode != want {
+				t.Errorf("%q, %s: %s, want %d", setting, uri, resp.Status, want)
+			}
+			if want != http.StatusCreated {
+				wantProblem(t, resp, want, "^jwksUri ")
+				continue
+			}
+			h := &keyHolder{server: s, key: newKey(t, "ES256"), alg: jose.ES256}
+			if err := json.Unmarshal([]byte(testserver.Body(t, resp)), &h.Credential); err != nil {
+				t.Fatal(err)
+			}
+			wantTokenError(t, h.ask(t, h.sign(t, h.claims(nil), nil)), http.StatusServiceUnavailable, "temporarily_unavailable")
+		}
+		for _, body := range []string{`{"jwksUri":1}`, `{"jwksUri":""}`, `{"jwksUri":"https://c.example/","jwks":` + jwks(t, newKey(t, "ES256"), jose.ES256) + `}`} {
+			resp := s.Do(t, "POST", credentialsPath, body, "Content-Type", jsonType, "Authorization", "Bearer "+manager)
+			wantProblem(t, resp, http.StatusBadRequest, "^jwksUri ")
+		}
+	}
+	if n := connections.Load(); n != 0 {
+		t.Errorf("%d connections were made to this host", n)
 	}
 }

@@ -28,7 +28,8 @@ type credentialDocument struct {
 	Scopes    *[]string `json:"scopes,omitempty"`
 	Audiences *[]string `json:"audiences,omitempty"`
 
-	Keys *issuer.KeySet `json:"jwks,omitempty"`
+	Keys    *issuer.KeySet `json:"jwks,omitempty"`
+	KeysURL string         `json:"jwksUri,omitempty"`
 }
 
 // timestamp is a time in UTC with milliseconds always written.
@@ -66,6 +67,9 @@ func document(c *issuer.Credential) credentialDocument {
 	}
 	if slices.Contains(c.Named, "jwks") {
 		d.Keys = c.Keys
+	}
+	if slices.Contains(c.Named, "jwksUri") {
+		d.KeysURL = c.KeysURL
 	}
 	return d
 }
@@ -225,6 +229,13 @@ func parseDraft(body []byte) (issuer.Draft, error) {
 			return draft, err
 		}
 		draft.Named = append(draft.Named, "jwks")
+	}
+	if raw := members["jwksUri"]; !strictjson.Null(raw) {
+		var ok bool
+		if draft.KeysURL, ok = strictjson.String(raw); !ok || draft.KeysURL == "" {
+			return draft, &issuer.InputError{Field: "jwksUri", Problem: "is neither a URL nor null"}
+		}
+		draft.Named = append(draft.Named, "jwksUri")
 	}
 	return draft, nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/certmagic"
 
+	"github.com/clientcredentials/caddy-client-credentials/internal/fetch"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
@@ -56,6 +57,12 @@ type App struct {
 	// start and kept in Caddy's storage as `keys/client_credentials_master.key`.
 	MasterKey string `json:"master_key,omitempty"`
 
+	// From where a client's key set may be fetched, if its credential names it by
+	// a URL: `public` for hosts with public addresses, `any` for private ones and
+	// this host too, `off` for none. Who may create credentials has this server
+	// send a request to such a URL. Default: `public`
+	ClientJWKSURI string `json:"client_jwks_uri,omitempty"`
+
 	// Where the credentials are kept. Default: `badger`
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=client_credentials.stores inline_key=module"`
 
@@ -64,6 +71,7 @@ type App struct {
 	master  masterKey   // zero: the one in Caddy's storage
 	engine  store.Engine
 	storage certmagic.Storage
+	fetcher *fetch.Fetcher // nil: no key set is fetched
 
 	resources []Resource // of this configuration's guards; complete once it is provisioned
 
@@ -72,6 +80,16 @@ type App struct {
 	held    bool // the store, in the pool; guarded by opening
 	over    bool // Cleanup has run; guarded by opening
 }
+
+// The values of App.ClientJWKSURI.
+const (
+	JWKSURIPublic = "public"
+	JWKSURIAny    = "any"
+	JWKSURIOff    = "off"
+)
+
+// ErrJWKSURI says that App.ClientJWKSURI is none of its values.
+var ErrJWKSURI = errors.New("client_jwks_uri is public, any or off")
 
 // DefaultTokenLifetime is how long a token lives where nothing is configured.
 const DefaultTokenLifetime = time.Hour
@@ -93,6 +111,13 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	if err := a.provisionKeys(); err != nil {
 		return err
+	}
+	switch a.ClientJWKSURI {
+	case "", JWKSURIPublic, JWKSURIAny:
+		a.fetcher = fetch.New(a.ClientJWKSURI == JWKSURIAny)
+	case JWKSURIOff:
+	default:
+		return ErrJWKSURI
 	}
 	if a.StoreRaw == nil {
 		a.StoreRaw = json.RawMessage(`{"module":"badger"}`)
@@ -177,7 +202,7 @@ func (a *App) openIssuer(ctx context.Context, shared *sharedStore) (*Issuer, err
 	if err != nil {
 		return nil, err
 	}
-	return newIssuer(a.policy, shared.Store, shared.registry, keys), nil
+	return newIssuer(a.policy, shared.Store, shared.registry, keys, a.fetcher), nil
 }
 
 func (a *App) provisionPolicy() error {

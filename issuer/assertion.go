@@ -107,9 +107,15 @@ func (i *Issuer) verifyAssertion(ctx context.Context, auth ClientAuthentication,
 		return nil, nil, err
 	}
 	c := st.credential.Load()
+	keys := c.Keys
+	if c.KeysURL != "" {
+		if keys, err = i.remote.get(ctx, c.KeysURL, a.jws.keyID, now); err != nil {
+			return nil, nil, err
+		}
+	}
 	reason := ""
 	switch {
-	case !c.Keys.verifies(a.jws):
+	case !keys.verifies(a.jws):
 		reason = "assertion: wrong signature"
 	case !a.forIssuer && !a.forUs:
 		reason = "assertion: wrong audience"

@@ -39,6 +39,8 @@ type Credential struct {
 	Audiences []string `json:"audiences,omitempty"`
 	// Keys are those that it may authenticate by, beside its secret; or nil.
 	Keys *KeySet `json:"jwks,omitempty"`
+	// KeysURL is where it publishes them instead; or empty.
+	KeysURL string `json:"jwks_uri,omitempty"`
 	// Named are the members, beyond those of the wire contract, that the request
 	// named which made it: every answer of the API shows them.
 	Named   []string  `json:"named,omitempty"`
@@ -79,6 +81,7 @@ type Draft struct {
 	// Audiences is empty for the configured one.
 	Audiences []string
 	Keys      *KeySet
+	KeysURL   string
 	CreatedBy string
 	// Named goes into the credential as it is.
 	Named []string
@@ -114,6 +117,9 @@ func (d *Draft) validate(now time.Time) error {
 	}
 	if encodedLength(d.Scopes) > maxScopesLength {
 		return &InputError{"scopes", fmt.Sprintf("is longer than %d bytes in a token", maxScopesLength)}
+	}
+	if d.Keys != nil && d.KeysURL != "" {
+		return &InputError{"jwksUri", "does not go with jwks: give one of them"}
 	}
 	for _, audience := range d.Audiences {
 		if !validAudience(audience) {
@@ -192,6 +198,7 @@ func newCredential(d Draft, now time.Time, secret hashedSecret, clientID string)
 		Scopes:    sorted(d.Scopes),
 		Audiences: sorted(d.Audiences),
 		Keys:      d.Keys,
+		KeysURL:   d.KeysURL,
 		Named:     d.Named,
 		Created:   now.UTC(),
 		Expires:   d.Expires.UTC().Truncate(time.Millisecond), // the API shows no more

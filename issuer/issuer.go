@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/clientcredentials/caddy-client-credentials/internal/fetch"
 	"github.com/clientcredentials/caddy-client-credentials/internal/lru"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
@@ -29,6 +30,7 @@ type Issuer struct {
 	registry *registry
 	keys     *keyring
 	verified *lru.Cache[string, *Token] // by the whole token
+	remote   *remoteKeys
 }
 
 // ErrNotFound says that there is no such credential, or none that the caller
@@ -38,13 +40,14 @@ var ErrNotFound = errors.New("no such credential")
 // verifiedBytes bounds the memory of the tokens whose signature was checked.
 const verifiedBytes = 32 << 20
 
-func newIssuer(policy Policy, st store.Store, reg *registry, keys *keyring) *Issuer {
+func newIssuer(policy Policy, st store.Store, reg *registry, keys *keyring, fetcher *fetch.Fetcher) *Issuer {
 	return &Issuer{
 		policy:   policy,
 		store:    st,
 		registry: reg,
 		keys:     keys,
 		verified: lru.New[string, *Token](verifiedBytes),
+		remote:   newRemoteKeys(fetcher),
 	}
 }
 
@@ -57,6 +60,11 @@ func (i *Issuer) Create(ctx context.Context, d Draft) (*Credential, string, erro
 	now := time.Now()
 	if err := d.validate(now); err != nil {
 		return nil, "", err
+	}
+	if d.KeysURL != "" {
+		if err := i.remote.check(d.KeysURL); err != nil {
+			return nil, "", err
+		}
 	}
 	secret, clientID := newSecret(), newClientID()
 	c := newCredential(d, now, i.keys.hash(clientID, secret), clientID)

@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/clientcredentials/caddy-client-credentials/internal/fetch"
 	"github.com/clientcredentials/caddy-client-credentials/internal/lru"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 	"github.com/clientcredentials/caddy-client-credentials/store/badger"
@@ -51,7 +52,7 @@ func newTestIssuer(t testing.TB, st store.Store, lifetime time.Duration, recent 
 		t.Fatal(err)
 	}
 	policy := Policy{Issuer: "https://issuer.test", Audience: "https://api.test", TokenLifetime: lifetime}
-	return newIssuer(policy, st, reg, keys)
+	return newIssuer(policy, st, reg, keys, fetch.New(true))
 }
 
 func testMaster(t testing.TB) masterKey {
