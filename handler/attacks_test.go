@@ -17,7 +17,8 @@ import (
 // attack is what a guard must hold against. Its name begins with its number:
 // A is about algorithms and keys, B the bytes of a token, C its JSON, D its
 // claims, E how it is presented, F paths and methods, G what the upstream sees,
-// H scopes and statuses, K logs, errors and metrics.
+// H scopes and statuses, I what a guard remembers, K logs, errors and metrics,
+// L revocation.
 type attack struct {
 	name string
 	try  func(t *testing.T, k *keyed)
@@ -25,7 +26,8 @@ type attack struct {
 
 var attackNumbers = slices.Concat(
 	numbers("A", 26), numbers("B", 22), numbers("C", 14), numbers("D", 22), numbers("E", 20),
-	numbers("F", 14), numbers("G", 13), numbers("H", 11), numbers("K", 8),
+	numbers("F", 14), numbers("G", 13), numbers("H", 11), numbers("I", 14), numbers("K", 8),
+	numbers("L", 15),
 )
 
 func numbers(section string, last int) (all []string) {
@@ -55,8 +57,22 @@ var notApplicable = map[string]string{
 	"F-13": "Early data reaches Caddy by HTTP/3 alone, and whether it is taken is an option of Caddy's server (allow_0rtt).",
 	"H-08": "The guard exempts no preflight; examples/cors answers them in front of it, and its walk tests that.",
 	"H-11": "There is one scheme to challenge for, Bearer.",
+	"I-02": "The clock is not the test's to set; every use of a token compares it with the wall clock.",
+	"I-04": "A key is taken away by no command yet; one that was replaced verifies until its tokens have expired, by design.",
+	"I-09": "The bound of the cache is tested in internal/lru.",
+	"I-10": "The tests of issuer check after each forgery that nothing of it is kept.",
+	"I-11": "What follows the guard sees text that is made for each request, and no claims.",
+	"I-12": "Tokens are not introspected elsewhere.",
+	"I-13": "The maps of Go, which hold what is remembered, are seeded.",
 	"K-01": "No key is symmetric, so that no MAC is compared; signatures are checked with public values.",
 	"K-07": "Fuzz tests stand beside the parsers.",
+	"L-03": "Nothing is revoked by its date.",
+	"L-05": "There is one node.",
+	"L-06": "There is one node.",
+	"L-08": "The tests of issuer check that revocations are forgotten when their tokens have expired.",
+	"L-13": "No key is revoked by itself yet.",
+	"L-14": "There is one node.",
+	"L-15": "The guard reads no key set of another; that the one of a client is replaced, not merged, is tested in issuer.",
 }
 
 func TestEveryNumberedAttackIsTriedOrCannotBe(t *testing.T) {
@@ -64,7 +80,7 @@ func TestEveryNumberedAttackIsTriedOrCannotBe(t *testing.T) {
 	for _, a := range slices.Concat(
 		tokenAttacks, claimAttacks, byteAttacks, ecdsaAttacks, ed25519Attacks, rsaAttacks,
 		requestAttacks, rawAttacks, upstreamAttacks, rawUpstreamAttacks, logAttacks,
-		pathAttacks, rawPathAttacks, exemptionAttacks,
+		pathAttacks, rawPathAttacks, exemptionAttacks, stateAttacks,
 	) {
 		tried[a.name[:4]] = true
 	}
