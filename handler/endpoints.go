@@ -34,6 +34,8 @@ func init() {
 //     client that it was issued to, and for callers with the scopes
 //     `tokens:introspect` and `tokens:revoke`;
 //   - `GET <base_path>/oauth/jwks` shows the public keys that verify them;
+//   - `GET <base_path>/openapi.json` describes all of these to programs, as an
+//     OpenAPI document;
 //   - `GET /.well-known/oauth-authorization-server`, with the issuer's path
 //     behind it, describes the server (RFC 8414);
 //   - `GET /.well-known/oauth-protected-resource`, with the path of an audience
@@ -62,6 +64,7 @@ type ClientCredentials struct {
 	app      *issuer.App
 	guard    *guard
 	logger   *zap.Logger
+	openAPI  []byte
 	failures *failureCounter // held where it is not nil
 
 	warnPlaintext *sync.Once
@@ -101,6 +104,9 @@ func (c *ClientCredentials) Provision(ctx caddy.Context) (err error) {
 	if c.guard, err = newGuard(ctx, Rules{}); err != nil {
 		return err
 	}
+	if c.openAPI, err = c.describe(); err != nil {
+		return err
+	}
 	c.failures, err = acquireFailures()
 	return err
 }
@@ -135,6 +141,7 @@ const (
 	introspectPath  = "/oauth/introspect"
 	revokePath      = "/oauth/revoke"
 	authorizePath   = "/oauth/authorize"
+	openAPIPath     = "/openapi.json"
 	credentialsPath = "/client-credentials"
 )
 
@@ -163,6 +170,8 @@ func (c *ClientCredentials) serve(w http.ResponseWriter, r *http.Request) bool {
 		c.serveRevoke(w, r)
 	case path == keySetPath:
 		c.serveKeySet(w, r)
+	case path == openAPIPath:
+		writePublicText(w, r, c.openAPI)
 	case path == authorizePath && c.MCPCompat:
 		c.serveAuthorize(w, r)
 	default:

@@ -58,7 +58,7 @@ const guarded = `{
 `
 
 func TestAGuardAnswersAsRFC6750Says(t *testing.T) {
-	s := testserver.New(t)
+	s := newServer(t)
 	s.Run(t, strings.ReplaceAll(guarded, "handle_errors", "handle_errors 599"))
 	read := s.Token(t, s.CreateWith(t, "read", "readwrite"))
 	both := s.Token(t, s.CreateWith(t, "read", "write"))

@@ -28,7 +28,7 @@ import (
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
-func TestMain(m *testing.M) { testserver.Main(m) }
+func TestMain(m *testing.M) { testserver.Main(m, allDescribedIsSeen) }
 
 const (
 	tokenPath       = "/api/v0/oauth/token"
@@ -37,9 +37,18 @@ const (
 	jsonType        = "application/json"
 )
 
-func run(t testing.TB, caddyfile string) *testserver.Server {
+// newServer prepares a server whose answers must be as the OpenAPI document has
+// them.
+func newServer(t testing.TB) *testserver.Server {
 	t.Helper()
 	s := testserver.New(t)
+	s.Check = described(t).check
+	return s
+}
+
+func run(t testing.TB, caddyfile string) *testserver.Server {
+	t.Helper()
+	s := newServer(t)
 	s.Run(t, caddyfile)
 	return s
 }
@@ -243,7 +252,7 @@ func writeKey(t testing.TB, path string, key crypto.Signer) {
 
 func runKeyed(t testing.TB, alg, directives string) *keyed {
 	t.Helper()
-	k := &keyed{Server: testserver.New(t), key: newKey(t, alg), alg: alg}
+	k := &keyed{Server: newServer(t), key: newKey(t, alg), alg: alg}
 	writeKey(t, filepath.Join(k.Dir, "key.pem"), k.key)
 	k.Run(t, site(ownKey, "", directives))
 	k.client = k.CreateWith(t, "read")

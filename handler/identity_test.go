@@ -66,7 +66,7 @@ const withProvider = `{
 }`
 
 func TestTheAuthenticationProviderStandsBesideHTTPBasic(t *testing.T) {
-	s := testserver.New(t)
+	s := newServer(t)
 	s.RunJSON(t, fmt.Sprintf(withProvider, s.Dir+"/log", s.Dir+"/storage", s.URL(""), s.Dir+"/store", s.Port, s.Upstream.Address()))
 	c, weak := s.CreateWith(t, "read"), s.CreateWith(t, "write")
 	token := s.Token(t, c)

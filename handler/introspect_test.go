@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -128,6 +129,7 @@ func TestRequestsAboutTokensAreRefusedInTheProtocolsForm(t *testing.T) {
 			{"token in the query", "POST", "", []string{"Content-Type", formType, "Authorization", auth}, 400, "invalid_request"},
 			{"JSON", "POST", `{"token":"ECHO"}`, []string{"Content-Type", jsonType, "Authorization", auth}, 400, "invalid_request"},
 			{"no type", "POST", "token=ECHO", []string{"Authorization", auth}, 400, "invalid_request"},
+			{"too large", "POST", "token=" + strings.Repeat("a", 64<<10), []string{"Content-Type", formType, "Authorization", auth}, 413, "invalid_request"},
 			{"GET", "GET", "", []string{"Authorization", auth}, 405, "invalid_request"},
 		} {
 			t.Run(path+" "+test.name, func(t *testing.T) {

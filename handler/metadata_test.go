@@ -61,15 +61,35 @@ func TestTheServerDescribesItself(t *testing.T) {
 			"revocation_endpoint_auth_signing_alg_values_supported": ["ES256", "EdDSA", "Ed25519", "RS256", "PS256"]
 		}`))
 	})
-	resp := s.Do(t, "POST", "/.well-known/oauth-authorization-server", "{}")
-	wantStatus(t, resp, http.StatusMethodNotAllowed)
-	wantHeader(t, resp, "Allow", "GET, HEAD")
-	resp = s.Do(t, "HEAD", "/.well-known/oauth-authorization-server", "")
-	wantStatus(t, resp, http.StatusOK)
-	resp = s.Do(t, "GET", "/.well-known/oauth-authorization-server", "", "Accept", "text/json")
-	wantHeader(t, resp, "Content-Type", "text/json")
 	wantRefused(t, s, s.Do(t, "GET", "/.well-known/oauth-authorization-server/other", ""), noToken)
 	wantRefused(t, s, s.Do(t, "GET", "/.well-known/openid-configuration", ""), noToken)
+}
+
+func TestPublicDocumentsCanBeReadAndNothingElse(t *testing.T) {
+	s := run(t, resources)
+	stock := *s
+	stock.Host = "stock.localhost"
+	for path, s := range map[string]*testserver.Server{
+		"/.well-known/oauth-authorization-server":     s,
+		"/.well-known/oauth-protected-resource":       s,
+		"/.well-known/oauth-protected-resource/items": &stock,
+		"/api/v0/oauth/jwks":                          s,
+		"/api/v0/openapi.json":                        s,
+	} {
+		t.Run(path, func(t *testing.T) {
+			for _, method := range []string{"POST", "PUT", "DELETE", "OPTIONS"} {
+				resp := s.Do(t, method, path, "{}")
+				wantProblem(t, resp, http.StatusMethodNotAllowed, "GET, HEAD")
+				wantHeader(t, resp, "Allow", "GET, HEAD")
+			}
+			length := s.Do(t, "GET", path, "").Header.Get("Content-Length")
+			resp := s.Do(t, "HEAD", path, "")
+			wantStatus(t, resp, http.StatusOK)
+			wantHeader(t, resp, "Content-Length", length)
+			wantHeader(t, s.Do(t, "GET", path, "", "Accept", "text/json"), "Content-Type", "text/json")
+		})
+	}
+	wantNoUpstream(t, s)
 }
 
 // RFC 8414 section 3.1: the well-known path stands between the issuer's host

@@ -54,11 +54,15 @@ const publicMaxAge = "300"
 // writePublic answers a GET with what everybody may know and keep for a while,
 // pages of other origins included.
 func writePublic(w http.ResponseWriter, r *http.Request, v any) {
+	writePublicText(w, r, marshal(v))
+}
+
+// writePublicText is writePublic for a JSON text.
+func writePublicText(w http.ResponseWriter, r *http.Request, body []byte) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		methodNotAllowed(w, "GET, HEAD")
 		return
 	}
-	body := marshal(v)
 	header := w.Header()
 	header.Set("Content-Type", preferredJSON(r.Header.Values("Accept")))
 	header.Set("Content-Length", strconv.Itoa(len(body)))

@@ -35,15 +35,26 @@ import (
 const childEnv = "TESTSERVER_RUN_AS_CADDY"
 
 // Main runs the tests, or, in a process that Command has started, caddy. Every
-// TestMain of a package that uses Command calls it.
-func Main(m *testing.M) {
+// TestMain of a package that uses Command calls it. What is given as after says
+// what is wrong when all tests have passed.
+func Main(m *testing.M, after ...func() error) {
 	if os.Getenv(childEnv) != "" {
 		caddycmd.Main()
 		return
 	}
 	// The race detector has every process that succeeds sleep for a second.
 	_ = os.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0")
-	os.Exit(m.Run())
+	code := m.Run()
+	for _, check := range after {
+		if code != 0 {
+			break
+		}
+		if err := check(); err != nil {
+			fmt.Fprintln(os.Stderr, "FAIL:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
 }
 
 // Server is where a test finds the servers of a configuration.
@@ -61,6 +72,9 @@ type Server struct {
 	Host string
 	// HTTP2 has Do speak HTTP/2, without TLS.
 	HTTP2 bool
+	// Check, where it is not nil, sees every response. If it reads the body, it
+	// leaves another in its place.
+	Check func(t testing.TB, resp *http.Response)
 
 	loaded time.Time
 }
@@ -308,6 +322,9 @@ func (s *Server) Send(t testing.TB, req *http.Request) *http.Response {
 	t.Cleanup(func() { _ = resp.Body.Close() })
 	if s.HTTP2 && resp.ProtoMajor != 2 {
 		t.Fatalf("%s was spoken, not HTTP/2", resp.Proto)
+	}
+	if s.Check != nil {
+		s.Check(t, resp)
 	}
 	return resp
 }
