@@ -223,9 +223,16 @@ func (d *description) checkBody(t testing.TB, place string, response map[string]
 	return nil
 }
 
+const soundStore = "The store of these tests does not fail."
+
 // unseen says which answers no test of this package gets, and why.
 var unseen = map[string]string{
-	"503": "The store of these tests does not fail.",
+	"POST /oauth/introspect 503":                soundStore,
+	"POST /oauth/revoke 503":                    soundStore,
+	"GET /oauth/jwks 503":                       soundStore,
+	"GET /client-credentials 503":               soundStore,
+	"POST /client-credentials 503":              soundStore,
+	"DELETE /client-credentials/{clientId} 503": soundStore,
 }
 
 // allDescribedIsSeen returns an error where the document has answers that no
@@ -246,7 +253,7 @@ func allDescribedIsSeen() error {
 			_, responses := d.at("/paths", path, method, "responses")
 			for status := range responses {
 				operation := strings.ToUpper(method) + " " + path + " " + status
-				if unseen[status] == "" && !d.seen[operation] {
+				if !d.seen[operation] && unseen[operation] == "" {
 					missing = append(missing, operation)
 				}
 			}
