@@ -319,7 +319,9 @@ func TestKeysThatCouldNotBeUsedAreRefusedWhenTheyAreRegistered(t *testing.T) {
 func TestAClientMayPublishItsKeysAtAURL(t *testing.T) {
 	h := &keyHolder{key: newKey(t, "ES256"), alg: jose.ES256}
 	var broken atomic.Bool
+	var fetched atomic.Int32
 	published := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fetched.Add(1)
 		if broken.Load() {
 			http.NotFound(w, r)
 			return
@@ -347,6 +349,15 @@ func TestAClientMayPublishItsKeysAtAURL(t *testing.T) {
 	wantTokenError(t, resp, http.StatusServiceUnavailable, "temporarily_unavailable")
 	if resp.Header.Get("Retry-After") == "" {
 		t.Error("the client is not told when to try again")
+	}
+
+	// For a client that is no more, nothing is fetched.
+	wantStatus(t, s.Do(t, "DELETE", credentialsPath+"/"+h.ClientID, "", testserver.Bearer(manager)...), http.StatusNoContent)
+	s.Run(t, site("client_jwks_uri any", "", "client_credentials\nreverse_proxy {{upstream}}"))
+	before := fetched.Load()
+	wantTokenError(t, h.ask(t, h.sign(t, h.claims(nil), nil)), http.StatusUnauthorized, "invalid_client")
+	if fetched.Load() != before {
+		t.Error("the keys of a revoked client are fetched")
 	}
 }
 

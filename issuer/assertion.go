@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -107,10 +108,13 @@ func (i *Issuer) verifyAssertion(ctx context.Context, auth ClientAuthentication,
 		return nil, nil, err
 	}
 	c := st.credential.Load()
+	if err := refuseInactive(c, now); err != nil { // before anything is fetched for it
+		return nil, nil, err
+	}
 	keys := c.Keys
 	if c.KeysURL != "" {
 		if keys, err = i.remote.get(ctx, c.KeysURL, a.jws.keyID, now); err != nil {
-			return nil, nil, err
+			return nil, nil, fmt.Errorf("client %s: %w", a.clientID, err)
 		}
 	}
 	reason := ""

@@ -63,15 +63,23 @@ func (i *Issuer) authenticate(ctx context.Context, auth ClientAuthentication, no
 		prove = i.verifyAssertion
 	}
 	st, c, err := prove(ctx, auth, now)
-	switch {
-	case err != nil:
+	if err == nil {
+		err = refuseInactive(c, now)
+	}
+	if err != nil {
 		return nil, nil, err
-	case !c.Revoked.IsZero():
-		return nil, nil, refuseClient(c.ClientID, "revoked")
-	case !c.Active(now):
-		return nil, nil, refuseClient(c.ClientID, "expired")
 	}
 	return st, c, nil
+}
+
+func refuseInactive(c *Credential, now time.Time) error {
+	switch {
+	case !c.Revoked.IsZero():
+		return refuseClient(c.ClientID, "revoked")
+	case !c.Active(now):
+		return refuseClient(c.ClientID, "expired")
+	}
+	return nil
 }
 
 // compareSecret finds the client and compares the secret. The work is the same
