@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/clientcredentials/caddy-client-credentials/internal/fetch"
@@ -87,19 +90,30 @@ func (r *remoteKeys) get(ctx context.Context, url, kid string, now time.Time) (*
 }
 
 // fetch replaces the set, or notes that it was tried in vain.
-func (r *remoteKeys) fetch(ctx context.Context, url string, now time.Time) (*KeySet, error) {
-	set, _ := r.sets.Get(url)
+func (r *remoteKeys) fetch(ctx context.Context, from string, now time.Time) (*KeySet, error) {
+	set, _ := r.sets.Get(from)
 	set.tried = now
-	body, maxAge, err := r.fetcher.Get(ctx, url)
+	body, maxAge, err := r.fetcher.Get(ctx, from)
 	var keys *KeySet
 	if err == nil {
 		keys, err = parseRemoteKeys(body)
 	}
 	if err == nil {
 		set.keys, set.fetched, set.stale = keys, now, now.Add(maxAge)
+	} else {
+		// While the last good set counts, nobody else notices.
+		caddy.Log().Named("client_credentials").Warn("fetching a client's key set", zap.String("host", host(from)), zap.Error(err))
 	}
-	r.sets.Put(url, set, 1)
+	r.sets.Put(from, set, 1)
 	return keys, err
+}
+
+func host(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return ""
+	}
+	return u.Host
 }
 
 // parseRemoteKeys reads what a client publishes for everybody: keys that are of

@@ -79,6 +79,9 @@ func (f *Fetcher) Get(ctx context.Context, text string) ([]byte, time.Duration, 
 	}
 	req.Header.Set("Accept", "application/jwk-set+json, application/json")
 	resp, err := f.client.Do(req)
+	if withURL, ok := errors.AsType[*url.Error](err); ok {
+		err = withURL.Err // a query may hold what no log should have
+	}
 	if err != nil {
 		return nil, 0, err
 	}

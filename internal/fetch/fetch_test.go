@@ -111,7 +111,10 @@ func TestWhatIsTooMuchIsNotTaken(t *testing.T) {
 		if body, _, err := f.Get(t.Context(), server.URL+path); err == nil {
 			t.Errorf("%s: %d bytes", path, len(body))
 		}
-		if took := time.Since(begin); took > 2*timeout {
+		if _, _, err := f.Get(t.Context(), server.URL+path+"?key=QUERY"); path != "/slow" && (err == nil || strings.Contains(err.Error(), "QUERY")) {
+			t.Errorf("%s: the error is %v", path, err)
+		}
+		if took := time.Since(begin); took > 2*timeout+time.Second {
 			t.Errorf("%s took %v", path, took)
 		}
 	}
