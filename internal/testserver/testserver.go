@@ -142,7 +142,13 @@ func (s *Server) Load(caddyfile string) error {
 	if err != nil {
 		return err
 	}
+	reload := !s.loaded.IsZero()
 	err = caddy.Load(config, true)
+	if reload {
+		// Caddy only begins to stop the servers of the earlier configuration: for
+		// a moment, their listeners take some of the connections.
+		time.Sleep(250 * time.Millisecond)
+	}
 	s.loaded = time.Now()
 	return err
 }
