@@ -63,7 +63,7 @@ func (i *Issuer) RevokeToken(ctx context.Context, caller Caller, token string) (
 	if err := i.store.Commit(ctx, store.Batch{Puts: []store.Record{{Key: key, Value: value}}}); err != nil {
 		return nil, fmt.Errorf("revoking a token: %w", err)
 	}
-	i.registry.rememberToken(key, t.ID, t.state, until)
+	i.registry.revokeToken(t, until)
 	return t, nil
 }
 

@@ -10,8 +10,9 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/clientcredentials/caddy-client-credentials/internal/fetch"
-	"github.com/clientcredentials/caddy-client-credentials/internal/lru"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
@@ -29,16 +30,14 @@ type Issuer struct {
 	store    store.Store
 	registry *registry
 	keys     *keyring
-	verified *lru.Cache[string, *Token] // by the whole token
 	remote   *remoteKeys
+
+	verifying singleflight.Group // by the whole token
 }
 
 // ErrNotFound says that there is no such credential, or none that the caller
 // may see.
 var ErrNotFound = errors.New("no such credential")
-
-// verifiedBytes bounds the memory of the tokens whose signature was checked.
-const verifiedBytes = 32 << 20
 
 func newIssuer(policy Policy, st store.Store, reg *registry, keys *keyring, fetcher *fetch.Fetcher) *Issuer {
 	return &Issuer{
@@ -46,7 +45,6 @@ func newIssuer(policy Policy, st store.Store, reg *registry, keys *keyring, fetc
 		store:    st,
 		registry: reg,
 		keys:     keys,
-		verified: lru.New[string, *Token](verifiedBytes),
 		remote:   newRemoteKeys(fetcher),
 	}
 }
@@ -204,7 +202,8 @@ func (i *Issuer) revokeOnce(ctx context.Context, account, clientID string) error
 	if err != nil {
 		return fmt.Errorf("revoking a credential: %w", err)
 	}
-	i.registry.remember(clientID, i.registry.apply(c), until)
+	i.registry.apply(c)
+	i.registry.remember(clientID, until)
 	return nil
 }
 

@@ -15,7 +15,6 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/clientcredentials/caddy-client-credentials/internal/fetch"
-	"github.com/clientcredentials/caddy-client-credentials/internal/lru"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 	"github.com/clientcredentials/caddy-client-credentials/store/badger"
 )
@@ -187,7 +186,7 @@ func TestNoTokenIsAcceptedAfterItsCredentialWasRevoked(t *testing.T) {
 		}
 	}}
 	iss := newTestIssuer(t, hooked, time.Hour, 8)
-	iss.verified = lru.New[string, *Token](16 * tokenCost(strings.Repeat("x", 500)))
+	iss.registry.verified = newTokenCache(16 * (500 + cachedTokenBytes))
 	var accepted, refusedTokens, minted atomic.Int64
 	for range rounds {
 		type client struct {

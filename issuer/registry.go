@@ -9,7 +9,6 @@ import (
 	"maps"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,9 +26,9 @@ import (
 // counts in all.
 //
 // There is at most one state for each credential, and it lives for as long as
-// anybody refers to it: a cached token, a request, the list of those used last,
-// or a revocation that must be remembered. So whoever holds a state sees every
-// change, and memory follows what is used, not what exists.
+// anybody refers to it: a cached token, a request, or the list of those used
+// last. So whoever holds a state sees every change, and memory and start-up
+// follow what is used, not what exists.
 type registry struct {
 	store store.Store
 
@@ -38,11 +37,16 @@ type registry struct {
 
 	recent *lru.Cache[string, *state] // keeps credentials in memory that are in use
 
+	verified *tokenCache
+	// signatureChecks holds a place for each check that is under way.
+	signatureChecks chan struct{}
+
+	revokedTokens *revokedTokens
+
 	mu      sync.Mutex
-	revoked map[string]remembered      // by client id
-	tokens  map[string]rememberedToken // revoked one by one, by the keys of their records
-	mark    time.Duration              // the longest that any token of this store lives
-	used    map[string]time.Time       // assertions that were used, until they expire
+	revoked map[string]time.Time // until when its mark in the store is needed, by client id
+	mark    time.Duration        // the longest that any token of this store lives
+	used    map[string]time.Time // assertions that were used, until they expire
 
 	opened time.Time // to the second, as assertions are dated
 
@@ -60,35 +64,14 @@ type registryShard struct {
 
 // state is the present of one credential.
 type state struct {
+	registry   *registry
 	credential atomic.Pointer[Credential]
-	// tokens are those of its tokens that were revoked one by one; nil for most
-	// credentials.
-	tokens atomic.Pointer[tokenSet]
+	// tokensRevoked says that some of its tokens were revoked one by one.
+	tokensRevoked atomic.Bool
 }
 
-// tokenSet is a set of tokens by their ids.
-type tokenSet struct {
-	mu  sync.RWMutex
-	ids map[string]struct{}
-}
-
-// remembered is a revocation that is kept in memory, because tokens may still
-// live that it must refuse, until keepUntil.
-type remembered struct {
-	state     *state
-	keepUntil time.Time
-}
-
-// rememberedToken keeps in memory that a single token is revoked: the state of
-// its credential lives for as long.
-type rememberedToken struct {
-	state     *state
-	id        string
-	keepUntil time.Time
-}
-
-// revocation is the record that tells, after a restart, which credentials to
-// remember.
+// revocation is the record of a revocation that tokens may still live which it
+// must refuse.
 type revocation struct {
 	KeepUntil time.Time `json:"keep_until"`
 }
@@ -105,15 +88,22 @@ const (
 	// recentCredentials is how many credentials are kept in memory because they
 	// were used last; some 600 bytes each.
 	recentCredentials = 10_000
+	// verifiedBytes bounds the memory of the tokens whose signature is good.
+	verifiedBytes = 64 << 20
 )
 
 func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, error) {
 	r := &registry{
-		store:   st,
-		seed:    maphash.MakeSeed(),
-		recent:  lru.New[string, *state](int64(recent)),
-		revoked: make(map[string]remembered),
-		tokens:  make(map[string]rememberedToken),
+		store:  st,
+		seed:   maphash.MakeSeed(),
+		recent: lru.New[string, *state](int64(recent)),
+
+		verified: newTokenCache(verifiedBytes),
+		// The other half of the processors is for requests that need no check.
+		signatureChecks: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		revokedTokens:   newRevokedTokens(),
+
+		revoked: make(map[string]time.Time),
 		used:    make(map[string]time.Time),
 		opened:  time.Now().Truncate(time.Second),
 		stop:    make(chan struct{}),
@@ -125,9 +115,6 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 		return nil, err
 	}
 	if err := r.readRevocations(ctx); err != nil {
-		return nil, err
-	}
-	if err := r.readRevokedTokens(ctx); err != nil {
 		return nil, err
 	}
 	if err := r.sweep(ctx, time.Now()); err != nil {
@@ -159,7 +146,7 @@ func (r *registry) state(ctx context.Context, clientID string) (*state, error) {
 			if err != nil {
 				return nil, err
 			}
-			if st = shard.intern(clientID, credential, seen); st == nil {
+			if st = r.intern(shard, credential, seen); st == nil {
 				continue // changed while it was read: read again
 			}
 		}
@@ -170,60 +157,28 @@ func (r *registry) state(ctx context.Context, clientID string) (*state, error) {
 
 // apply makes a change that the store has durably taken count in memory.
 // Whatever the order in which changes arrive, the latest version stays.
-func (r *registry) apply(c *Credential) *state {
+func (r *registry) apply(c *Credential) {
 	shard := r.shard(c.ClientID)
 	shard.mu.Lock()
-	defer shard.mu.Unlock()
 	shard.changes++
 	st := shard.get(c.ClientID)
-	if st == nil {
-		return shard.add(c)
-	}
-	if c.Version > st.credential.Load().Version {
+	if st != nil && c.Version > st.credential.Load().Version {
 		st.credential.Store(c)
 	}
-	return st
+	shard.mu.Unlock()
 }
 
-// remember keeps the state of a revoked credential in memory.
-func (r *registry) remember(clientID string, st *state, until time.Time) {
+// remember notes until when the mark of a revocation is needed in the store.
+func (r *registry) remember(clientID string, until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.revoked[clientID] = remembered{st, until}
+	r.revoked[clientID] = until
 }
 
-// rememberToken makes the durable revocation of a single token count in memory.
-func (r *registry) rememberToken(key, id string, st *state, until time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.tokens[key] = rememberedToken{st, id, until}
-	set := st.tokens.Load()
-	if set == nil {
-		set = &tokenSet{ids: make(map[string]struct{})}
-		st.tokens.Store(set)
-	}
-	set.mu.Lock()
-	defer set.mu.Unlock()
-	set.ids[id] = struct{}{}
-}
-
-// hasRevoked reports whether the token of that id was revoked by itself.
-func (s *state) hasRevoked(id string) bool {
-	set := s.tokens.Load()
-	if set == nil {
-		return false
-	}
-	set.mu.RLock()
-	defer set.mu.RUnlock()
-	_, revoked := set.ids[id]
-	return revoked
-}
-
-func (s *state) forgetToken(id string) {
-	set := s.tokens.Load()
-	set.mu.Lock()
-	defer set.mu.Unlock()
-	delete(set.ids, id)
+// revokeToken makes the durable revocation of a single token count in memory.
+func (r *registry) revokeToken(t *Token, until time.Time) {
+	r.revokedTokens.add(revokedTokenKey(t.ClientID, t.ID), until)
+	t.state.tokensRevoked.Store(true)
 }
 
 // keepUntil returns when the last token that was obtained before now has
@@ -270,49 +225,25 @@ func (r *registry) readMark(ctx context.Context) error {
 }
 
 func (r *registry) readRevocations(ctx context.Context) error {
-	all, err := r.scanRevocations(ctx, revokedPrefix)
+	err := r.scanRevocations(ctx, revokedPrefix, func(key string, until time.Time) {
+		r.revoked[key[len(revokedPrefix):]] = until
+	})
 	if err != nil {
 		return err
 	}
-	for key, until := range all {
-		clientID := key[len(revokedPrefix):]
-		st, err := r.state(ctx, clientID)
-		if err != nil {
-			return err
-		}
-		r.revoked[clientID] = remembered{st, until}
-	}
-	return nil
+	return r.scanRevocations(ctx, revokedTokenPrefix, r.revokedTokens.add)
 }
 
-func (r *registry) readRevokedTokens(ctx context.Context) error {
-	all, err := r.scanRevocations(ctx, revokedTokenPrefix)
-	if err != nil {
-		return err
-	}
-	for key, until := range all {
-		clientID, id, _ := strings.Cut(key[len(revokedTokenPrefix):], "/")
-		st, err := r.state(ctx, clientID)
-		if err != nil {
-			return err
-		}
-		r.rememberToken(key, id, st, until)
-	}
-	return nil
-}
-
-// scanRevocations returns until when to keep each revocation, by its key.
-func (r *registry) scanRevocations(ctx context.Context, prefix string) (map[string]time.Time, error) {
-	all := make(map[string]time.Time)
-	err := r.store.Scan(ctx, prefix, func(key string, value []byte) error {
+// scanRevocations tells until when to keep each revocation, by its key.
+func (r *registry) scanRevocations(ctx context.Context, prefix string, tell func(key string, until time.Time)) error {
+	return r.store.Scan(ctx, prefix, func(key string, value []byte) error {
 		var rev revocation
 		if err := json.Unmarshal(value, &rev); err != nil {
 			return fmt.Errorf("the record of a revocation can't be read: %w", err)
 		}
-		all[key] = rev.KeepUntil
+		tell(key, rev.KeepUntil)
 		return nil
 	})
-	return all, err
 }
 
 func (r *registry) sweepUntilClosed() {
@@ -345,20 +276,13 @@ func (r *registry) sweep(ctx context.Context, now time.Time) error {
 
 // forgetDue drops them from memory, and returns their keys in the store.
 func (r *registry) forgetDue(now time.Time) []string {
+	due := r.revokedTokens.forgetDue(now)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var due []string
-	for clientID, kept := range r.revoked {
-		if now.After(kept.keepUntil) {
+	for clientID, until := range r.revoked {
+		if now.After(until) {
 			delete(r.revoked, clientID)
 			due = append(due, revocationKey(clientID))
-		}
-	}
-	for key, kept := range r.tokens {
-		if now.After(kept.keepUntil) {
-			delete(r.tokens, key)
-			kept.state.forgetToken(kept.id)
-			due = append(due, key)
 		}
 	}
 	maps.DeleteFunc(r.used, func(_ string, until time.Time) bool { return now.After(until) })
@@ -384,24 +308,20 @@ func (s *registryShard) get(clientID string) *state {
 
 // intern returns the one state of a credential that was read from the store,
 // or nil where a change was applied since the reading began.
-func (s *registryShard) intern(clientID string, c *Credential, seen uint64) *state {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if st := s.get(clientID); st != nil {
+func (r *registry) intern(shard *registryShard, c *Credential, seen uint64) *state {
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if st := shard.get(c.ClientID); st != nil {
 		return st
 	}
-	if s.changes != seen {
+	if shard.changes != seen {
 		return nil
 	}
-	return s.add(c)
-}
-
-// add makes a state. The shard is locked.
-func (s *registryShard) add(c *Credential) *state {
-	st := new(state)
+	st := &state{registry: r}
 	st.credential.Store(c)
-	s.states[c.ClientID] = weak.Make(st)
-	runtime.AddCleanup(st, s.forget, c.ClientID)
+	st.tokensRevoked.Store(r.revokedTokens.of(c.ClientID))
+	shard.states[c.ClientID] = weak.Make(st)
+	runtime.AddCleanup(st, shard.forget, c.ClientID)
 	return st
 }
 

@@ -2,7 +2,6 @@ package issuer
 
 import (
 	"fmt"
-	"runtime"
 	"testing"
 	"time"
 
@@ -26,7 +25,7 @@ func TestRevocationsAreForgottenWhenNoTokenNeedsThemAndStayInTheStore(t *testing
 	var batch store.Batch
 	for n := range due {
 		clientID := fmt.Sprintf("%032x", n)
-		iss.registry.remember(clientID, new(state), now.Add(-time.Second))
+		iss.registry.remember(clientID, now.Add(-time.Second))
 		batch.Puts = append(batch.Puts, store.Record{Key: revocationKey(clientID), Value: []byte(`{}`)})
 	}
 	if err := st.Commit(t.Context(), batch); err != nil {
@@ -79,8 +78,8 @@ func TestARevokedTokenIsForgottenOnlyWhenItHasExpired(t *testing.T) {
 		}
 		return n
 	}
-	iss.registry.recent.Drop(c.ClientID) // nothing but the revocation keeps the credential in memory
-	runtime.GC()
+	iss.registry.verified = newTokenCache(verifiedBytes) // nothing keeps the credential in memory
+	forget(t, iss, c.ClientID)
 	if err := iss.registry.sweep(t.Context(), time.Now().Add(time.Hour+clockMargin/2)); err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +89,7 @@ func TestARevokedTokenIsForgottenOnlyWhenItHasExpired(t *testing.T) {
 	if err := iss.registry.sweep(t.Context(), time.Now().Add(time.Hour+2*clockMargin)); err != nil {
 		t.Fatal(err)
 	}
-	if len(iss.registry.tokens) != 0 || marks() != 0 {
-		t.Errorf("%d tokens in memory and %d in the store are remembered though they have expired", len(iss.registry.tokens), marks())
+	if left := len(iss.registry.revokedTokens.byID); left != 0 || marks() != 0 || iss.registry.revokedTokens.of(c.ClientID) {
+		t.Errorf("%d tokens in memory and %d in the store are remembered though they have expired", left, marks())
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/clientcredentials/caddy-client-credentials/store"
@@ -23,6 +24,8 @@ type Token struct {
 	Expires  time.Time
 
 	notBefore time.Time
+	issuer    string
+	keyID     string
 	epoch     uint64
 	state     *state
 }
@@ -32,6 +35,8 @@ type Token struct {
 type Access struct {
 	Token      *Token
 	Credential *Credential
+
+	at time.Time // when it was found to count
 }
 
 // Refusal says why a token does not count. The reason is for the operator, from
@@ -44,35 +49,54 @@ func (r *Refusal) Error() string { return "token refused: " + r.Reason }
 // token does not count, and any other error where it cannot tell. Audience and
 // scope are for the caller to check.
 func (i *Issuer) Verify(ctx context.Context, token string) (Access, error) {
-	t, known := i.verified.Get(token)
-	if !known {
+	t := i.registry.verified.get(token)
+	if t == nil {
 		var err error
 		if t, err = i.verify(ctx, token); err != nil {
 			return Access{}, err
 		}
 	}
-	now := time.Now()
-	c := t.state.credential.Load()
-	switch {
-	case !now.Before(t.Expires):
-		i.verified.Drop(token)
-		return Access{}, &Refusal{"expired"}
-	case now.Before(t.notBefore):
-		return Access{}, &Refusal{"not valid yet"}
-	case !c.Revoked.IsZero() || c.Epoch != t.epoch || t.state.hasRevoked(t.ID):
-		i.verified.Drop(token)
-		return Access{}, &Refusal{"revoked"}
-	case !c.Active(now):
-		return Access{}, &Refusal{"credential expired"}
+	access := t.access()
+	if err := i.refuse(access); err != nil {
+		return Access{}, err
 	}
-	if !known {
-		i.verified.Put(token, t, tokenCost(token))
-	}
-	return Access{Token: t, Credential: c}, nil
+	t.used()
+	return access, nil
 }
 
-// verify checks all of a token that does not change with time.
-func (i *Issuer) verify(ctx context.Context, token string) (*Token, error) {
+// access returns what the token gives access to, if it counts.
+func (t *cachedToken) access() Access {
+	return Access{Token: &t.Token, Credential: t.state.credential.Load(), at: time.Now()}
+}
+
+// refuse returns why a token of a good signature does not count now, or nil.
+// The cache outlives configurations: whether its tokens are of this issuer, and
+// of a key that still counts, is asked each time too.
+func (i *Issuer) refuse(a Access) error {
+	t, c := a.Token, a.Credential
+	_, trusted := i.keys.verify[t.keyID]
+	switch {
+	case !trusted:
+		return &Refusal{"unknown key"}
+	case t.issuer != i.policy.Issuer:
+		return &Refusal{"wrong issuer"}
+	case !a.at.Before(t.Expires):
+		return &Refusal{"expired"}
+	case a.at.Before(t.notBefore):
+		return &Refusal{"not valid yet"}
+	case c.ended(t) || t.revoked():
+		return &Refusal{"revoked"}
+	case !c.Active(a.at):
+		return &Refusal{"credential expired"}
+	}
+	return nil
+}
+
+// verify checks all of a token that does not change with time. What costs
+// little comes first: the checks of signatures are bounded in number, so that
+// a flood of garbage leaves the rest of the server its share of the processors,
+// and one token that many requests bring at once is checked once.
+func (i *Issuer) verify(ctx context.Context, token string) (*cachedToken, error) {
 	jws, err := parseCompact(token)
 	if err != nil {
 		return nil, &Refusal{err.Error()}
@@ -84,7 +108,29 @@ func (i *Issuer) verify(ctx context.Context, token string) (*Token, error) {
 	if jws.algorithm != key.method.Alg() {
 		return nil, &Refusal{"wrong algorithm"}
 	}
-	if err := key.method.Verify(jws.signed, jws.signature, key.public); err != nil {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	// The other requests must not fail because the first one's client went away.
+	ctx = context.WithoutCancel(ctx)
+	verified, err, _ := i.verifying.Do(token, func() (any, error) {
+		if t := i.registry.verified.get(token); t != nil { // from a request just before
+			return t, nil
+		}
+		t, err := i.verifySigned(ctx, token, jws, key)
+		if err == nil && i.refuse(t.access()) == nil {
+			i.registry.verified.add(t)
+		}
+		return t, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return verified.(*cachedToken), nil
+}
+
+func (i *Issuer) verifySigned(ctx context.Context, token string, jws *compact, key verifyKey) (*cachedToken, error) {
+	if err := i.registry.checkSignature(jws, key); err != nil {
 		return nil, &Refusal{"wrong signature"}
 	}
 	claims, err := parseClaims(jws.payload)
@@ -112,7 +158,7 @@ func (i *Issuer) verify(ctx context.Context, token string) (*Token, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading a credential: %w", err)
 	}
-	return &Token{
+	return &cachedToken{text: strings.Clone(token), Token: Token{
 		ID:        claims.id,
 		ClientID:  claims.clientID,
 		Scope:     claims.scope,
@@ -121,9 +167,29 @@ func (i *Issuer) verify(ctx context.Context, token string) (*Token, error) {
 		IssuedAt:  claims.issuedAt,
 		Expires:   claims.expires,
 		notBefore: claims.notBefore,
+		issuer:    i.policy.Issuer,
+		keyID:     key.id,
 		epoch:     claims.epoch,
 		state:     st,
-	}, nil
+	}}, nil
+}
+
+// checkSignature waits until it may use a processor for it.
+func (r *registry) checkSignature(jws *compact, key verifyKey) error {
+	r.signatureChecks <- struct{}{}
+	defer func() { <-r.signatureChecks }()
+	return key.method.Verify(jws.signed, jws.signature, key.public)
+}
+
+// ended reports whether the credential, as it is now, has ended what it has
+// allowed before.
+func (c *Credential) ended(t *Token) bool {
+	return !c.Revoked.IsZero() || c.Epoch != t.epoch
+}
+
+// revoked reports whether the token was revoked by itself.
+func (t *Token) revoked() bool {
+	return t.state.tokensRevoked.Load() && t.state.registry.revokedTokens.has(t.ID)
 }
 
 // For reports whether the token was issued for the audience.
@@ -134,7 +200,3 @@ func (t *Token) For(audience string) bool {
 // String keeps a token that ends up in a log or a template from telling more
 // than which one it is.
 func (t *Token) String() string { return "token " + t.ID }
-
-// tokenCost estimates the bytes that a cached token takes: its text and claims,
-// and the records that hold them.
-func tokenCost(token string) int64 { return int64(2*len(token) + 700) }

@@ -1,0 +1,142 @@
+package issuer
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// cached makes an entry of a client, of 100 bytes of text.
+func cached(client, n int) *cachedToken {
+	text := fmt.Sprintf("%050d.%049d", client, n)
+	return &cachedToken{text: text, Token: Token{ID: text, ClientID: fmt.Sprint("client ", client)}}
+}
+
+const cachedSize = 100 + cachedTokenBytes
+
+func TestTheTokenCacheStaysWithinItsBytes(t *testing.T) {
+	const room = 1000
+	c := newTokenCache(room * cachedSize)
+	for n := range 20 * room {
+		entry := cached(n%7, n)
+		c.add(entry)
+		for range n % 4 { // some are used much, some not at all
+			c.get(entry.text).used()
+		}
+	}
+	entries, bytes := c.size()
+	if entries != room || bytes != room*cachedSize {
+		t.Errorf("%d entries of %d bytes are kept, want %d of %d", entries, bytes, room, room*cachedSize)
+	}
+	huge := &cachedToken{text: strings.Repeat("x", room*cachedSize/probationShare)}
+	c.add(huge)
+	if c.get(huge.text) != nil {
+		t.Error("a token that would push out a tenth of the others is kept")
+	}
+}
+
+// A client that fetches a token for each of its calls must not cost others
+// their place: neither those whose token is in use, nor those that have fetched
+// one and are about to use it.
+func TestAClientWithATokenForEachCallPushesOutNobodyElse(t *testing.T) {
+	const room = 1000
+	c := newTokenCache(room * cachedSize)
+	var inUse, fetched []*cachedToken
+	for n := range room / 2 {
+		entry := cached(1000+n, 0)
+		c.add(entry)
+		entry.used()
+		entry.used()
+		inUse = append(inUse, entry)
+	}
+	for n := range 50 {
+		entry := cached(2000+n, 0)
+		c.add(entry)
+		fetched = append(fetched, entry)
+	}
+	for n := range 50 * room {
+		entry := cached(1, n)
+		c.add(entry)
+		entry.used() // once: it is the token of one call
+		if n%100 == 0 {
+			for _, other := range inUse {
+				other.used()
+			}
+		}
+	}
+	lost := 0
+	for _, entry := range append(inUse, fetched...) {
+		if c.get(entry.text) != entry {
+			lost++
+		}
+	}
+	if lost > 2 { // those that share a lane with the client
+		t.Errorf("%d tokens of other clients were pushed out", lost)
+	}
+}
+
+// One token that comes with many requests at once is checked once, and no more
+// checks run at a time than the server has places for.
+func TestSignatureChecksAreSharedAndBounded(t *testing.T) {
+	f := newForge(t, makeKey(t, "ES256"))
+	f.iss.registry.signatureChecks = make(chan struct{}, 2)
+	counter := &countingMethod{SigningMethod: jwt.SigningMethodES256}
+	for id, key := range f.iss.keys.verify {
+		key.method = counter
+		f.iss.keys.verify[id] = key
+	}
+	shared := f.good()
+	var distinct []string
+	for range 20 {
+		distinct = append(distinct, f.good())
+	}
+
+	var all sync.WaitGroup
+	for range 50 {
+		all.Go(func() {
+			if _, err := f.iss.Verify(context.Background(), shared); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if n := counter.checks.Load(); n != 1 {
+		t.Errorf("a token that 50 requests brought at once was checked %d times", n)
+	}
+	for _, token := range distinct {
+		all.Go(func() {
+			if _, err := f.iss.Verify(context.Background(), token); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if n := counter.checks.Load(); n != 21 {
+		t.Errorf("21 tokens were checked %d times", n)
+	}
+	if n := counter.most.Load(); n > 2 {
+		t.Errorf("%d signatures were checked at once, want 2 at most", n)
+	}
+}
+
+// countingMethod counts the checks, and is slow so that they meet.
+type countingMethod struct {
+	jwt.SigningMethod
+	checks, running, most atomic.Int64
+}
+
+func (c *countingMethod) Verify(signed string, signature []byte, key any) error {
+	c.checks.Add(1)
+	if now := c.running.Add(1); now > c.most.Load() {
+		c.most.Store(now)
+	}
+	defer c.running.Add(-1)
+	time.Sleep(20 * time.Millisecond)
+	return c.SigningMethod.Verify(signed, signature, key)
+}
