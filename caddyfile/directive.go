@@ -29,6 +29,7 @@ func init() {
 //	    auth_failures <per client> <per address> | off
 //	    lenient_assertion_audience
 //	    mcp_compat
+//	    keep_streams
 //	}
 //
 // The matcher narrows what is guarded; the endpoints are served, and identity
@@ -41,33 +42,34 @@ func parseClientCredentials(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue
 	if h.NextArg() {
 		return nil, h.ArgErr()
 	}
-	endpoints := new(handler.ClientCredentials)
+	endpoints, guard := new(handler.ClientCredentials), new(handler.BearerAuth)
 	for nesting := h.Nesting(); h.NextBlock(nesting); {
-		switch h.Val() {
-		case "base_path":
-			if err := parseOnce(h.Dispenser, &endpoints.BasePath, handler.ValidateBasePath); err != nil {
-				return nil, err
-			}
-		case "auth_failures":
-			if endpoints.AuthFailures != nil {
-				return nil, h.Errf("%s is already specified", h.Val())
-			}
-			if endpoints.AuthFailures, err = parseFailureLimit(h.Dispenser); err != nil {
-				return nil, err
-			}
-		case "lenient_assertion_audience":
-			if err := parseFlag(h.Dispenser, &endpoints.LenientAssertionAudience); err != nil {
-				return nil, err
-			}
-		case "mcp_compat":
-			if err := parseFlag(h.Dispenser, &endpoints.MCPCompat); err != nil {
-				return nil, err
-			}
-		default:
-			return nil, h.Errf("unrecognized subdirective of client_credentials: %s", h.Val())
+		if err := parseEndpointSetting(h.Dispenser, endpoints, guard); err != nil {
+			return nil, err
 		}
 	}
-	return routes(matcher, new(handler.BearerAuth), handler.StripIdentityHeaders{}, endpoints), nil
+	return routes(matcher, guard, handler.StripIdentityHeaders{}, endpoints), nil
+}
+
+func parseEndpointSetting(d *caddyfile.Dispenser, endpoints *handler.ClientCredentials, guard *handler.BearerAuth) (err error) {
+	switch d.Val() {
+	case "base_path":
+		return parseOnce(d, &endpoints.BasePath, handler.ValidateBasePath)
+	case "auth_failures":
+		if endpoints.AuthFailures != nil {
+			return d.Errf("%s is already specified", d.Val())
+		}
+		endpoints.AuthFailures, err = parseFailureLimit(d)
+		return err
+	case "lenient_assertion_audience":
+		return parseFlag(d, &endpoints.LenientAssertionAudience)
+	case "mcp_compat":
+		return parseFlag(d, &endpoints.MCPCompat)
+	case "keep_streams":
+		return parseFlag(d, &guard.KeepStreams)
+	default:
+		return d.Errf("unrecognized subdirective of client_credentials: %s", d.Val())
+	}
 }
 
 func parseFailureLimit(d *caddyfile.Dispenser) (*handler.FailureLimit, error) {
@@ -96,6 +98,7 @@ func parseFailureLimit(d *caddyfile.Dispenser) (*handler.FailureLimit, error) {
 //	    realm    <realm>
 //	    optional
 //	    forward_token
+//	    keep_streams
 //	}
 func parseBearerAuth(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	matcher, err := begin(h)
@@ -132,6 +135,8 @@ func parseGuardSetting(d *caddyfile.Dispenser, guard *handler.BearerAuth) error 
 		return parseFlag(d, &guard.Optional)
 	case "forward_token":
 		return parseFlag(d, &guard.ForwardToken)
+	case "keep_streams":
+		return parseFlag(d, &guard.KeepStreams)
 	default:
 		return d.Errf("unrecognized subdirective of bearer_auth: %s", d.Val())
 	}

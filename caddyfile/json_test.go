@@ -50,7 +50,7 @@ func TestEverySettingIsTakenAsJSON(t *testing.T) {
 		"the endpoints":       withHandler(`{"handler": "client_credentials"}`),
 		"endpoints elsewhere": withHandler(`{"handler": "client_credentials", "base_path": "/machines/v1/", "mcp_compat": true, "lenient_assertion_audience": true, "auth_failures": {"per_client": 20, "per_address": 200, "off": false}}`),
 		"the guard":           withHandler(`{"handler": "bearer_auth"}`),
-		"the guard, all":      withHandler(`{"handler": "bearer_auth", "scopes": ["items:read"], "any": true, "audience": "{env.TEST_AUDIENCE}", "realm": "Stock", "optional": true, "forward_token": true}`),
+		"the guard, all":      withHandler(`{"handler": "bearer_auth", "scopes": ["items:read"], "any": true, "audience": "{env.TEST_AUDIENCE}", "realm": "Stock", "optional": true, "forward_token": true, "keep_streams": true}`),
 		"the resources":       withHandler(`{"handler": "oauth_protected_resource"}`),
 		"the header removal":  withHandler(`{"handler": "strip_identity_headers"}`),
 		"the provider":        withHandler(provider(`{}`)),
@@ -268,6 +268,7 @@ http://stock.example.com {
 		realm Stock
 		optional
 		forward_token
+		keep_streams
 	}
 }
 `)
@@ -290,7 +291,7 @@ http://stock.example.com {
 	for name, twin := range map[string]string{
 		"client_credentials": `{"handler": "client_credentials", "base_path": "/machines"}`,
 		"bearer_auth": `{"handler": "bearer_auth", "scopes": ["items:read", "items:write"],
-			"audience": "https://stock.example.com", "realm": "Stock", "optional": true, "forward_token": true}`,
+			"audience": "https://stock.example.com", "realm": "Stock", "optional": true, "forward_token": true, "keep_streams": true}`,
 	} {
 		var whole, want any
 		unmarshal(t, fromCaddyfile, &whole)

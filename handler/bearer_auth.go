@@ -42,6 +42,11 @@ type BearerAuth struct {
 	// is removed: who holds it can use it as well as the client.
 	ForwardToken bool `json:"forward_token,omitempty"`
 
+	// Lets go on what was under way when its token expired or was revoked:
+	// WebSockets, event streams, downloads. Default: `false`; such a response is
+	// ended within 200 ms of its token's expiry, and at once by a revocation.
+	KeepStreams bool `json:"keep_streams,omitempty"`
+
 	guard *guard
 }
 
@@ -69,13 +74,38 @@ func (b *BearerAuth) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 		ref = noToken()
 	}
 	if ref != nil {
-		b.guard.challenge(w, r, ref)
-		// No body: handle_errors may write one in the site's own form.
-		return caddyhttp.Error(ref.status, errors.New(ref.reason))
+		return b.refuse(w, r, ref)
 	}
 	b.guard.accept(r, a)
 	setIdentity(r, a, b.ForwardToken)
-	return next.ServeHTTP(w, r)
+	if b.KeepStreams || a.watched {
+		return next.ServeHTTP(w, r)
+	}
+	return b.watch(a, w, r, next)
+}
+
+// watch lets the request pass for as long as its token counts.
+func (b *BearerAuth) watch(a *admission, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	a.watched = true
+	if err := a.stream.begin(a.Access, w, r); err != nil {
+		return b.refuse(w, r, invalidToken("revoked"))
+	}
+	defer b.guard.noteCut(r, a) // after a panic too: so reverse_proxy ends what it can't complete
+	err := a.stream.run(r, next)
+	switch phase := a.stream.writer.phase.Load(); {
+	case phase == refused:
+		return b.refuse(w, r, invalidToken("revoked"))
+	case phase > refused && !a.stream.writer.hijacked.Load():
+		// So that the client does not take for whole what it has got.
+		panic(http.ErrAbortHandler)
+	}
+	return err
+}
+
+func (b *BearerAuth) refuse(w http.ResponseWriter, r *http.Request, ref *refusal) error {
+	b.guard.challenge(w, r, ref)
+	// No body: handle_errors may write one in the site's own form.
+	return caddyhttp.Error(ref.status, errors.New(ref.reason))
 }
 
 // Interface guards

@@ -160,14 +160,10 @@ func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {
 		return nil, cannotTell(err)
 	}
 	access, err := iss.Verify(r.Context(), token)
-	var refused *issuer.Refusal
-	switch {
-	case errors.As(err, &refused):
-		return nil, &refusal{
-			status: http.StatusUnauthorized, code: "invalid_token",
-			description: "the token is invalid, expired or revoked", reason: refused.Reason,
+	if err != nil {
+		if refused, ok := errors.AsType[*issuer.Refusal](err); ok {
+			return nil, invalidToken(refused.Reason)
 		}
-	case err != nil:
 		return nil, cannotTell(err)
 	}
 	return &admission{Access: access, authorization: r.Header["Authorization"][0]}, nil
@@ -175,6 +171,13 @@ func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {
 
 func noToken() *refusal {
 	return &refusal{status: http.StatusUnauthorized, reason: "no token"}
+}
+
+func invalidToken(reason string) *refusal {
+	return &refusal{
+		status: http.StatusUnauthorized, code: "invalid_token",
+		description: "the token is invalid, expired or revoked", reason: reason,
+	}
 }
 
 func insufficientScope(needed ...string) *refusal {
@@ -236,6 +239,23 @@ func (g *guard) accept(r *http.Request, a *admission) {
 	if entry := g.logger.Check(zapcore.DebugLevel, "request admitted"); entry != nil {
 		entry.Write(zap.String("client_id", a.Token.ClientID), zap.String("jti", a.Token.ID))
 	}
+}
+
+// noteCut counts and logs a request that was ended while it was answered.
+func (g *guard) noteCut(r *http.Request, a *admission) {
+	var reason string
+	switch a.stream.writer.phase.Load() {
+	case cutExpired:
+		reason = "expired"
+	case cutRevoked:
+		reason = "revoked"
+	default:
+		return
+	}
+	requestsCut.WithLabelValues(reason).Inc()
+	g.logger.Info("request cut", zap.String("reason", reason), zap.String("client_id", a.Token.ClientID),
+		zap.String("jti", a.Token.ID), zap.String("method", r.Method), zap.String("path", r.URL.Path),
+		zap.String("remote_ip", clientIP(r)))
 }
 
 // clientIP is the client's address as Caddy sees it, trusted proxies respected.

@@ -55,7 +55,12 @@ const (
 // admission is what a guard leaves in the request for those that follow.
 type admission struct {
 	issuer.Access
-	authorization string // the header field's value
+	authorization string    // the header field's value
+	fields        [4]string // the values of the header fields for the upstream
+
+	placed  bool // in the placeholders
+	watched bool
+	stream  stream
 }
 
 // String keeps the token out of what prints the request's variables.
@@ -67,47 +72,67 @@ func admissionOf(r *http.Request) *admission {
 }
 
 // setIdentity tells the upstream who the client is. The header fields' values
-// are made anew for each request: Caddy edits them in place.
+// are of this request alone, each in a slice of its own: Caddy edits them in
+// place.
 func setIdentity(r *http.Request, a *admission, forwardToken bool) {
-	setOrDelete(r.Header, headerClientID, a.Token.ClientID)
-	setOrDelete(r.Header, headerScope, a.Token.Scope)
-	setOrDelete(r.Header, headerAccount, a.Credential.Account)
+	a.fields = [...]string{a.Token.ClientID, a.Token.Scope, a.Credential.Account, ""}
 	if forwardToken {
-		r.Header["Authorization"] = []string{a.authorization}
-	} else {
-		delete(r.Header, "Authorization")
+		a.fields[3] = a.authorization
 	}
-}
-
-func setPlaceholders(r *http.Request, a *admission) {
-	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http.auth.user.id", a.Token.ClientID)
-		for key, value := range metadata(a.Access) {
-			repl.Set("http.auth.user."+key, value)
+	for n, name := range [...]string{headerClientID, headerScope, headerAccount, "Authorization"} {
+		if a.fields[n] == "" {
+			delete(r.Header, name)
+		} else {
+			r.Header[name] = a.fields[n : n+1 : n+1]
 		}
 	}
 }
 
-// metadata is what `{http.auth.user.*}` says beside the id.
-func metadata(a issuer.Access) map[string]string {
-	name := ""
-	if a.Credential.Name != nil {
-		name = *a.Credential.Name
-	}
-	return map[string]string{
-		"scope":   a.Token.Scope,
-		"account": a.Credential.Account,
-		"name":    name,
-		"jti":     a.Token.ID,
+// setPlaceholders tells Caddy who the client is: it asks when somebody else
+// does.
+func setPlaceholders(r *http.Request, a *admission) {
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok && !a.placed {
+		a.placed = true
+		repl.Map(a.placeholder)
 	}
 }
 
-func setOrDelete(header http.Header, name, value string) {
-	if value == "" {
-		delete(header, name)
-		return
+func (a *admission) placeholder(key string) (any, bool) {
+	name, ours := strings.CutPrefix(key, "http.auth.user.")
+	if !ours {
+		return nil, false
 	}
-	header[name] = []string{value}
+	if name == "id" {
+		return a.Token.ClientID, true
+	}
+	value, known := userField(a.Access, name)
+	return value, known
+}
+
+// metadata is what `{http.auth.user.*}` says beside the id.
+func metadata(a issuer.Access) map[string]string {
+	fields := make(map[string]string)
+	for _, name := range []string{"scope", "account", "name", "jti"} {
+		fields[name], _ = userField(a, name)
+	}
+	return fields
+}
+
+func userField(a issuer.Access, name string) (value string, known bool) {
+	switch name {
+	case "scope":
+		return a.Token.Scope, true
+	case "account":
+		return a.Credential.Account, true
+	case "name":
+		if a.Credential.Name == nil {
+			return "", true
+		}
+		return *a.Credential.Name, true
+	case "jti":
+		return a.Token.ID, true
+	}
+	return "", false
 }
 
 // stripIdentity removes the client's own identity headers, once for a request:

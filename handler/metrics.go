@@ -12,6 +12,8 @@ import (
 var (
 	guardedRequests = counter("requests_total",
 		"Requests that a guard has looked at: admitted, anonymous (without a token, where it is optional), refused or failed.", "result", "reason")
+	requestsCut = counter("requests_cut_total",
+		"Requests that were ended while they were answered, because their token had expired or was revoked.", "reason")
 	tokenRequests = counter("tokens_total",
 		"Requests for a token: issued, refused or failed.", "result", "reason")
 	introspections = counter("introspections_total",
@@ -48,7 +50,7 @@ func countToken(result, reason string) { tokenRequests.WithLabelValues(result, r
 // registerMetrics shows the counters in the registry of this configuration,
 // which is another one after each reload.
 func registerMetrics(ctx caddy.Context) error {
-	for _, collector := range []prometheus.Collector{guardedRequests, tokenRequests, introspections, credentialChanges, authenticationsLimited} {
+	for _, collector := range []prometheus.Collector{guardedRequests, requestsCut, tokenRequests, introspections, credentialChanges, authenticationsLimited} {
 		var already prometheus.AlreadyRegisteredError // by another handler of this configuration
 		if err := ctx.GetMetricsRegistry().Register(collector); err != nil && !errors.As(err, &already) {
 			return err

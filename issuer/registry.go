@@ -68,6 +68,7 @@ type state struct {
 	credential atomic.Pointer[Credential]
 	// tokensRevoked says that some of its tokens were revoked one by one.
 	tokensRevoked atomic.Bool
+	watches       watchList
 }
 
 // revocation is the record of a revocation that tokens may still live which it
@@ -162,10 +163,14 @@ func (r *registry) apply(c *Credential) {
 	shard.mu.Lock()
 	shard.changes++
 	st := shard.get(c.ClientID)
-	if st != nil && c.Version > st.credential.Load().Version {
+	newer := st != nil && c.Version > st.credential.Load().Version
+	if newer {
 		st.credential.Store(c)
 	}
 	shard.mu.Unlock()
+	if newer {
+		go st.watchesDue()
+	}
 }
 
 // remember notes until when the mark of a revocation is needed in the store.
@@ -179,6 +184,7 @@ func (r *registry) remember(clientID string, until time.Time) {
 func (r *registry) revokeToken(t *Token, until time.Time) {
 	r.revokedTokens.add(revokedTokenKey(t.ClientID, t.ID), until)
 	t.state.tokensRevoked.Store(true)
+	go t.state.watchesDue()
 }
 
 // keepUntil returns when the last token that was obtained before now has

@@ -249,6 +249,23 @@ type Credential struct{ ClientID, Secret string }
 // Create creates a credential of the configuration that runs in this process.
 func (s *Server) Create(t testing.TB, draft issuer.Draft) Credential {
 	t.Helper()
+	c, secret, err := running(t).Create(t.Context(), draft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Credential{c.ClientID, secret}
+}
+
+// Revoke revokes a credential.
+func (s *Server) Revoke(t testing.TB, c Credential) {
+	t.Helper()
+	if err := running(t).Revoke(t.Context(), "", c.ClientID); err != nil {
+		t.Error(err)
+	}
+}
+
+func running(t testing.TB) *issuer.Issuer {
+	t.Helper()
 	app, err := caddy.ActiveContext().AppIfConfigured("client_credentials")
 	if err != nil {
 		t.Fatal(err)
@@ -257,11 +274,7 @@ func (s *Server) Create(t testing.TB, draft issuer.Draft) Credential {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, secret, err := iss.Create(t.Context(), draft)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return Credential{c.ClientID, secret}
+	return iss
 }
 
 // CreateWith creates a credential with scopes.

@@ -1,0 +1,245 @@
+package handler
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
+)
+
+// stream is a request that a guard has let through, while it is under way. It
+// ends with the right to it: at once when its token or credential is revoked,
+// and when they expire if the answer has begun; an answer that has not is no
+// stream yet.
+//
+// It costs a request that ends before its token next to nothing: no goroutine,
+// no timer, and a context that is made when somebody asks for it.
+type stream struct {
+	writer  streamWriter
+	context cutContext
+	watch   issuer.Watch
+}
+
+// begin starts the watch over a request. It returns an *issuer.Refusal where
+// the right to it has ended already.
+func (s *stream) begin(a issuer.Access, w http.ResponseWriter, r *http.Request) error {
+	s.writer.ResponseWriter = w
+	s.context.Context = r.Context()
+	if err := a.Watch(&s.watch, s); err != nil {
+		return err
+	}
+	// In place: Caddy's placeholders and logs hold this very request.
+	*r = *r.WithContext(&s.context)
+	return nil
+}
+
+// TokenExpired implements issuer.Watcher. An answer that began just before is
+// given until the next call to end.
+func (s *stream) TokenExpired() {
+	if !s.writer.phase.CompareAndSwap(begun, ending) && !s.cut(ending, cutExpired) {
+		s.cutAgain()
+	}
+}
+
+// TokenRevoked implements issuer.Watcher.
+func (s *stream) TokenRevoked() {
+	if s.writer.phase.CompareAndSwap(waiting, refused) {
+		s.context.cancel()
+		return
+	}
+	if !s.cut(begun, cutRevoked) && !s.cut(ending, cutRevoked) {
+		s.cutAgain()
+	}
+}
+
+// run lets the next handler answer. What is ended by then is told by the phase.
+func (s *stream) run(r *http.Request, next caddyhttp.Handler) error {
+	defer s.watch.Stop()
+	return next.ServeHTTP(&s.writer, r)
+}
+
+// cut ends an answer that has begun, if it is in that phase. The context comes
+// first: where it is canceled, reverse_proxy sees a client that went away, and
+// nothing that is the upstream's fault. The deadlines are for what does not
+// look at it.
+func (s *stream) cut(from, to uint32) bool {
+	if !s.writer.phase.CompareAndSwap(from, to) {
+		return false
+	}
+	s.context.cancel()
+	s.writer.expire()
+	return true
+}
+
+// cutAgain reaches a write that was about to begin when the answer was cut, and
+// has set a deadline of its own since.
+func (s *stream) cutAgain() {
+	if s.writer.phase.Load() > refused {
+		s.writer.expire()
+	}
+}
+
+// The phases of an answer.
+const (
+	waiting uint32 = iota // nothing is written
+	begun
+	ending  // it has begun, and the token has expired
+	refused // revoked while nothing was written: nothing may be any more
+	cutExpired
+	cutRevoked
+)
+
+// errCut is what a handler gets that writes on after the end.
+var errCut = errors.New("the token of this request has expired or was revoked")
+
+// streamWriter sees when an answer begins, and lets nothing pass after its end.
+type streamWriter struct {
+	caddyhttp.ResponseWriterWrapper
+	phase    atomic.Uint32
+	hijacked atomic.Bool
+}
+
+// open reports whether the answer may go on, and notes that it has begun.
+func (w *streamWriter) open() bool {
+	phase := w.phase.Load()
+	if phase == waiting && w.phase.CompareAndSwap(waiting, begun) {
+		return true
+	}
+	if phase == waiting {
+		phase = w.phase.Load()
+	}
+	return phase == begun || phase == ending
+}
+
+func (w *streamWriter) WriteHeader(status int) {
+	informational := status < 200 && status != http.StatusSwitchingProtocols
+	if informational && w.phase.Load() == waiting || w.open() {
+		w.ResponseWriter.WriteHeader(status)
+	}
+}
+
+func (w *streamWriter) Write(p []byte) (int, error) {
+	if !w.open() {
+		return 0, errCut
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// ReadFrom implements io.ReaderFrom.
+func (w *streamWriter) ReadFrom(r io.Reader) (int64, error) {
+	if !w.open() {
+		return 0, errCut
+	}
+	return w.ResponseWriterWrapper.ReadFrom(r)
+}
+
+// FlushError flushes; http.ResponseController calls it.
+func (w *streamWriter) FlushError() error {
+	if !w.open() {
+		return errCut
+	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Hijack hands over the connection; http.ResponseController calls it.
+func (w *streamWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if !w.open() {
+		return nil, nil, errCut
+	}
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	w.hijacked.Store(true)
+	if w.phase.Load() > refused { // net/http has removed the deadlines
+		w.expire()
+	}
+	return conn, rw, nil
+}
+
+// expire makes all reading and writing of the client's connection, or of its
+// stream of HTTP/2 or 3, fail. A writer that knows no deadlines has nothing that
+// would block.
+func (w *streamWriter) expire() {
+	past := time.Unix(1, 0)
+	_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(past)
+	// Caddy's own writer sets a deadline for each write, and is not made for
+	// another goroutine: the server's, below it, is.
+	_ = http.NewResponseController(innermost(w.ResponseWriter)).SetWriteDeadline(past)
+}
+
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		outer, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = outer.Unwrap()
+	}
+}
+
+// cutContext is the context of a request, with an end of its own. What that
+// takes is made when somebody waits for it.
+type cutContext struct {
+	context.Context // the request's
+
+	mu      sync.Mutex
+	made    atomic.Bool // inner and release are there, and are not changed any more
+	inner   context.Context
+	release context.CancelFunc
+}
+
+// Done implements context.Context.
+func (c *cutContext) Done() <-chan struct{} {
+	c.make()
+	return c.inner.Done()
+}
+
+// Err implements context.Context.
+func (c *cutContext) Err() error { return c.now().Err() }
+
+// Value implements context.Context. Once it is made, the inner context answers,
+// so that package context finds it and those made from it are its children.
+func (c *cutContext) Value(key any) any { return c.now().Value(key) }
+
+func (c *cutContext) now() context.Context {
+	if c.made.Load() {
+		return c.inner
+	}
+	return c.Context
+}
+
+func (c *cutContext) make() {
+	if c.made.Load() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.made.Load() {
+		// It is released with the request's, when the request ends.
+		c.inner, c.release = context.WithCancel(c.Context)
+		c.made.Store(true)
+	}
+}
+
+// cancel ends the context.
+func (c *cutContext) cancel() {
+	c.make()
+	c.release()
+}
+
+// Interface guards
+var (
+	_ issuer.Watcher  = (*stream)(nil)
+	_ context.Context = (*cutContext)(nil)
+	_ http.Hijacker   = (*streamWriter)(nil)
+)

@@ -1,0 +1,431 @@
+package handler_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/testserver"
+)
+
+func init() {
+	caddy.RegisterModule(deafHandler{})
+	httpcaddyfile.RegisterHandlerDirective("deaf", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		return new(deafHandler), nil
+	})
+	httpcaddyfile.RegisterDirectiveOrder("deaf", httpcaddyfile.Before, "respond")
+}
+
+// deafHandler writes for as long as it can, and never asks whether it should.
+type deafHandler struct{}
+
+func (deafHandler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.deaf", New: func() caddy.Module { return new(deafHandler) }}
+}
+
+func (deafHandler) ServeHTTP(w http.ResponseWriter, _ *http.Request, _ caddyhttp.Handler) error {
+	for {
+		if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+			return err
+		}
+	}
+}
+
+// newStreamUpstream starts an upstream that answers in ways that take long. Its
+// ended channel tells the path of each request whose context ended.
+func newStreamUpstream(t *testing.T) (address string, ended chan string) {
+	t.Helper()
+	ended = make(chan string, 100)
+	begin := func(w http.ResponseWriter) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = io.WriteString(w, "data: first\n\n")
+		_ = http.NewResponseController(w).Flush()
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
+		begin(w)
+		for r.Context().Err() == nil {
+			_, _ = io.WriteString(w, "data: another\n\n")
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(20 * time.Millisecond)
+		}
+		ended <- r.URL.Path
+	})
+	mux.HandleFunc("/silent", func(w http.ResponseWriter, r *http.Request) {
+		begin(w)
+		<-r.Context().Done()
+		ended <- r.URL.Path
+	})
+	mux.HandleFunc("/endless", func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil {
+			_, _ = w.Write(make([]byte, 64<<10))
+		}
+		ended <- r.URL.Path
+	})
+	mux.HandleFunc("/late", func(w http.ResponseWriter, r *http.Request) {
+		wait, _ := time.ParseDuration(r.URL.Query().Get("after"))
+		select {
+		case <-time.After(wait):
+			_, _ = io.WriteString(w, "late, and whole")
+		case <-r.Context().Done():
+			ended <- r.URL.Path
+		}
+	})
+	mux.HandleFunc("/upload", func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.Copy(io.Discard, r.Body)
+		if err != nil {
+			ended <- r.URL.Path
+		}
+	})
+	mux.HandleFunc("/socket", func(w http.ResponseWriter, _ *http.Request) {
+		conn, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")
+		_, _ = io.Copy(conn, buffered) // echo
+		ended <- "/socket"
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "here") })
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.CloseClientConnections)
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String(), ended
+}
+
+// streamSite proxies to an upstream that counts as down, for a long time, after
+// its first fault.
+func streamSite(address, app, guard string) string {
+	return site("client_jwks_uri off\n"+app, h2c, `client_credentials {
+`+guard+`
+}
+route /deaf {
+	deaf
+}
+reverse_proxy `+address+` {
+	max_fails 1
+	fail_duration 1h
+}`)
+}
+
+// open sends a request and returns the answer once it has begun.
+func open(t *testing.T, s *testserver.Server, path, token string) *http.Response {
+	t.Helper()
+	resp := s.Do(t, http.MethodGet, path, "", testserver.Bearer(token)...)
+	wantStatus(t, resp, http.StatusOK)
+	if _, err := io.ReadFull(resp.Body, make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+// ends reads an answer to its end, and returns when that was. An end that the
+// client takes for a good one is none.
+func ends(t *testing.T, body io.Reader) time.Time {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, body)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("the answer was ended as if it were whole")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the stream goes on")
+	}
+	return time.Now()
+}
+
+func wantEnded(t *testing.T, ended chan string, path string) {
+	t.Helper()
+	select {
+	case got := <-ended:
+		if got != path {
+			t.Errorf("%s ended at the upstream, want %s", got, path)
+		}
+	case <-time.After(5 * time.Second):
+		t.Errorf("%s goes on at the upstream", path)
+	}
+}
+
+// The fault is not the upstream's: it goes on to get requests.
+func wantHealthy(t *testing.T, s *testserver.Server, token string) {
+	t.Helper()
+	wantStatus(t, s.Do(t, http.MethodGet, "/", "", testserver.Bearer(token)...), http.StatusOK)
+}
+
+func TestStreamsEndWhenTheirTokenExpires(t *testing.T) { // J-01, J-03
+	address, ended := newStreamUpstream(t)
+	s := run(t, streamSite(address, "token_lifetime 3s", ""))
+	c := s.CreateWith(t)
+	bothVersions(t, s, func(t *testing.T) {
+		for _, path := range []string{"/events", "/silent", "/endless", "/deaf"} {
+			token := s.Token(t, c)
+			expires := expiry(t, token)
+			resp := open(t, s, path, token)
+			if late := ends(t, resp.Body).Sub(expires); late < 0 || late > 500*time.Millisecond {
+				t.Errorf("%s ended %v after its token", path, late)
+			}
+			if path != "/deaf" {
+				wantEnded(t, ended, path)
+			}
+		}
+		wantHealthy(t, s, s.Token(t, c))
+	})
+	wantMatch(t, "the log", s.Log(t), `"msg":"request cut","reason":"expired","client_id":"`+c.ClientID)
+}
+
+func TestStreamsEndWhenTheirTokenIsRevoked(t *testing.T) { // J-02, J-03
+	address, ended := newStreamUpstream(t)
+	s := run(t, streamSite(address, "", ""))
+	bystander := s.CreateWith(t)
+	bothVersions(t, s, func(t *testing.T) {
+		for _, path := range []string{"/events", "/silent", "/endless", "/deaf"} {
+			for what, revoke := range map[string]func(c testserver.Credential, token string){
+				"credential": func(c testserver.Credential, _ string) { s.Revoke(t, c) },
+				"token":      func(c testserver.Credential, token string) { revokeToken(t, s, c, token) },
+			} {
+				c := s.CreateWith(t)
+				token := s.Token(t, c)
+				resp := open(t, s, path, token)
+				other := open(t, s, "/silent", s.Token(t, bystander))
+				revoke(c, token)
+				revoked := time.Now()
+				if late := ends(t, resp.Body).Sub(revoked); late > time.Second {
+					t.Errorf("%s ended %v after the %s was revoked", path, late, what)
+				}
+				if path != "/deaf" {
+					wantEnded(t, ended, path)
+				}
+				select {
+				case path := <-ended:
+					t.Errorf("%s of another client was ended too", path)
+				case <-time.After(50 * time.Millisecond):
+				}
+				_ = other.Body.Close()
+				wantEnded(t, ended, "/silent")
+			}
+		}
+		wantHealthy(t, s, s.Token(t, bystander))
+	})
+}
+
+// The client does not read: the server is stuck in a write.
+func TestADownloadThatNobodyReadsEnds(t *testing.T) {
+	address, ended := newStreamUpstream(t)
+	s := run(t, streamSite(address, "", ""))
+	bothVersions(t, s, func(t *testing.T) {
+		c := s.CreateWith(t)
+		_ = open(t, s, "/endless", s.Token(t, c))
+		time.Sleep(200 * time.Millisecond) // until all buffers are full
+		s.Revoke(t, c)
+		wantEnded(t, ended, "/endless")
+	})
+}
+
+// An answer that has not begun is no stream: expiry lets it finish. Revocation
+// ends it, with the refusal that the next request would get.
+func TestARequestThatWaitsFinishesAfterExpiryAndNotAfterRevocation(t *testing.T) { // J-04
+	address, ended := newStreamUpstream(t)
+	s := run(t, streamSite(address, "token_lifetime 2s", ""))
+	bystander := s.CreateWith(t)
+	bothVersions(t, s, func(t *testing.T) {
+		c := s.CreateWith(t)
+		resp := s.Do(t, http.MethodGet, "/late?after=2500ms", "", testserver.Bearer(s.Token(t, c))...)
+		wantStatus(t, resp, http.StatusOK)
+		if body := testserver.Body(t, resp); body != "late, and whole" {
+			t.Errorf("the answer is %q", body)
+		}
+
+		token := s.Token(t, c)
+		time.AfterFunc(300*time.Millisecond, func() { s.Revoke(t, c) })
+		resp = s.Do(t, http.MethodGet, "/late?after=5s", "", testserver.Bearer(token)...)
+		wantStatus(t, resp, http.StatusUnauthorized)
+		wantMatch(t, "the challenge", resp.Header.Get("WWW-Authenticate"), `error="invalid_token"`)
+		wantEnded(t, ended, "/late")
+		wantHealthy(t, s, s.Token(t, bystander))
+	})
+}
+
+func TestAnUploadEndsWhenItsTokenIsRevokedAndIsNoFaultOfTheUpstream(t *testing.T) {
+	address, ended := newStreamUpstream(t)
+	s := run(t, streamSite(address, "", ""))
+	bystander := s.CreateWith(t)
+	bothVersions(t, s, func(t *testing.T) {
+		c := s.CreateWith(t)
+		body, writer := io.Pipe()
+		defer writer.Close()
+		go func() {
+			for {
+				if _, err := writer.Write(make([]byte, 1024)); err != nil {
+					return
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		}()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL("/upload"), body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+s.Token(t, c))
+		time.AfterFunc(300*time.Millisecond, func() { s.Revoke(t, c) })
+		resp := s.Send(t, req)
+		wantStatus(t, resp, http.StatusUnauthorized)
+		wantEnded(t, ended, "/upload")
+		wantHealthy(t, s, s.Token(t, bystander))
+	})
+}
+
+func TestAWebSocketEndsWithItsToken(t *testing.T) {
+	address, ended := newStreamUpstream(t)
+	s := run(t, streamSite(address, "token_lifetime 3s", ""))
+	for what, end := range map[string]func(c testserver.Credential, token string) time.Time{
+		"expiry": func(_ testserver.Credential, token string) time.Time { return expiry(t, token) },
+		"revocation": func(c testserver.Credential, _ string) time.Time {
+			s.Revoke(t, c)
+			return time.Now()
+		},
+	} {
+		c := s.CreateWith(t)
+		token := s.Token(t, c)
+		conn := openSocket(t, s, token)
+		at := end(c, token)
+		_, err := io.Copy(io.Discard, conn)
+		if late := time.Since(at); late < -100*time.Millisecond || late > time.Second {
+			t.Errorf("the socket ended %v after its token's %s: %v", late, what, err)
+		}
+		wantEnded(t, ended, "/socket")
+	}
+	wantHealthy(t, s, s.Token(t, s.CreateWith(t)))
+}
+
+// openSocket opens a WebSocket and has it echo once.
+func openSocket(t *testing.T, s *testserver.Server, token string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.Port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_, _ = io.WriteString(conn, crlf("GET /socket HTTP/1.1\nHost: localhost\nConnection: Upgrade\nUpgrade: websocket\n"+
+		"Sec-WebSocket-Version: 13\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\nAuthorization: Bearer "+token+"\n\n"))
+	reader := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(reader, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, resp, http.StatusSwitchingProtocols)
+	_, _ = io.WriteString(conn, "echo\n")
+	if line, err := reader.ReadString('\n'); line != "echo\n" {
+		t.Fatalf("the socket answers %q, %v", line, err)
+	}
+	return conn
+}
+
+func TestStreamsAreKeptWhereTheyShallBe(t *testing.T) {
+	address, _ := newStreamUpstream(t)
+	s := run(t, streamSite(address, "token_lifetime 2s", "keep_streams"))
+	bothVersions(t, s, func(t *testing.T) {
+		c := s.CreateWith(t)
+		token := s.Token(t, c)
+		resp := open(t, s, "/events", token)
+		s.Revoke(t, c)
+		stop := time.After(time.Until(expiry(t, token)) + time.Second)
+		lines := bufio.NewReader(resp.Body)
+		for reading := true; reading; {
+			select {
+			case <-stop:
+				reading = false
+			default:
+				if _, err := lines.ReadString('\n'); err != nil {
+					t.Fatalf("the stream was cut: %v", err)
+				}
+			}
+		}
+	})
+}
+
+// J-06
+func TestStreamsStayOverAReloadAndEndWithTheirToken(t *testing.T) {
+	address, ended := newStreamUpstream(t)
+	config := streamSite(address, "", "")
+	s := run(t, config)
+	c := s.CreateWith(t)
+	resp := open(t, s, "/events", s.Token(t, c))
+	if err := s.Load(strings.Replace(config, "max_fails 1", "max_fails 2", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(resp.Body, make([]byte, 100)); err != nil {
+		t.Fatalf("the reload ended the stream: %v", err)
+	}
+	s.Revoke(t, c)
+	ends(t, resp.Body)
+	wantEnded(t, ended, "/events")
+}
+
+// Two guards in one request's way watch it once, and what the first one's
+// matcher leaves out the second one watches.
+func TestTwoGuardsCutAStreamOnce(t *testing.T) {
+	address, ended := newStreamUpstream(t)
+	s := run(t, site("", h2c, "client_credentials\nbearer_auth\nreverse_proxy "+address))
+	c := s.CreateWith(t)
+	before := metrics(t, s)
+	resp := open(t, s, "/silent", s.Token(t, c))
+	s.Revoke(t, c)
+	ends(t, resp.Body)
+	wantEnded(t, ended, "/silent")
+	time.Sleep(100 * time.Millisecond) // it is logged when the handler has returned
+	if n := strings.Count(s.Log(t), `"msg":"request cut"`); n != 1 {
+		t.Errorf("the cut is logged %d times", n)
+	}
+	const counter = `requests_cut_total{reason="revoked"}`
+	if n := metrics(t, s)[counter] - before[counter]; n != 1 {
+		t.Errorf("the cut is counted %d times", n)
+	}
+}
+
+func revokeToken(t *testing.T, s *testserver.Server, c testserver.Credential, token string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	body := form("token", token, "client_id", c.ClientID, "client_secret", c.Secret)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL("/api/v0/oauth/revoke"), strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", formType)
+	wantStatus(t, s.Send(t, req), http.StatusOK)
+}
+
+// expiry returns when a token expires, as it says itself.
+func expiry(t *testing.T, token string) time.Time {
+	t.Helper()
+	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var claims struct{ Exp int64 }
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		t.Fatal(err)
+	}
+	return time.Unix(claims.Exp, 0)
+}
