@@ -10,6 +10,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
+	"sync"
 	"time"
 
 	"github.com/clientcredentials/caddy-client-credentials/store"
@@ -20,7 +22,7 @@ import (
 type keyring struct {
 	signing signingKey
 	verify  map[string]verifyKey // by id
-	peppers map[int][]byte
+	peppers map[int]*pepper
 	pepper  int // the number of the newest one
 }
 
@@ -57,7 +59,7 @@ func sealedInUse(ctx context.Context, st store.Store) (bool, error) {
 // the store itself holds. Others stay valid until mark, the longest time that a
 // token lives, has passed since they were replaced.
 func openKeyring(ctx context.Context, st store.Store, master masterKey, given *signingKey, mark time.Duration, now time.Time) (*keyring, error) {
-	ring := &keyring{verify: make(map[string]verifyKey), peppers: make(map[int][]byte)}
+	ring := &keyring{verify: make(map[string]verifyKey), peppers: make(map[int]*pepper)}
 	if err := ring.openPeppers(ctx, st, master); err != nil {
 		return nil, err
 	}
@@ -179,19 +181,19 @@ func (r *keyring) openPeppers(ctx context.Context, st store.Store, master master
 		if err := json.Unmarshal(value, &box); err != nil {
 			return fmt.Errorf("%s can't be read: %w", key, err)
 		}
-		pepper, err := master.open(key, box)
+		opened, err := master.open(key, box)
 		if err != nil {
 			return err
 		}
-		r.peppers[number] = pepper
+		r.peppers[number] = newPepper(opened)
 		r.pepper = max(r.pepper, number)
 		return nil
 	})
 	if err != nil || r.pepper > 0 {
 		return err
 	}
-	pepper := randomBytes(pepperSize)
-	value, err := json.Marshal(master.seal(firstPepper, pepper))
+	made := randomBytes(pepperSize)
+	value, err := json.Marshal(master.seal(firstPepper, made))
 	if err != nil {
 		return err
 	}
@@ -202,29 +204,43 @@ func (r *keyring) openPeppers(ctx context.Context, st store.Store, master master
 	if err != nil {
 		return fmt.Errorf("keeping a new pepper: %w", err)
 	}
-	r.peppers[1], r.pepper = pepper, 1
+	r.peppers[1], r.pepper = newPepper(made), 1
 	return nil
 }
 
 // hash returns what is kept of a secret. The client id is part of it, so that
 // a hash is worth nothing in another credential's record.
 func (r *keyring) hash(clientID, secret string) hashedSecret {
-	return hashedSecret{Pepper: r.pepper, Hash: r.mac(r.pepper, clientID, secret)}
+	return hashedSecret{Pepper: r.pepper, Hash: r.peppers[r.pepper].mac(clientID, secret)}
 }
 
 // matches reports whether the secret is the one that was hashed, in a time that
 // does not tell how far it fits.
 func (r *keyring) matches(h hashedSecret, clientID, secret string) bool {
-	if _, known := r.peppers[h.Pepper]; !known {
-		return false
-	}
-	return subtle.ConstantTimeCompare(h.Hash, r.mac(h.Pepper, clientID, secret)) == 1
+	p, known := r.peppers[h.Pepper]
+	return known && subtle.ConstantTimeCompare(h.Hash, p.mac(clientID, secret)) == 1
 }
 
-func (r *keyring) mac(pepper int, clientID, secret string) []byte {
-	mac := hmac.New(sha256.New, r.peppers[pepper])
-	mac.Write([]byte(clientID))
-	mac.Write([]byte{0})
-	mac.Write([]byte(secret))
-	return mac.Sum(nil)
+// pepper is the key of the HMACs that are kept of secrets. It keeps what an
+// HMAC makes of its key: half of its work for a text as short as these.
+type pepper struct {
+	macs sync.Pool // of hash.Hash, each as if nothing was written to it
+}
+
+func newPepper(key []byte) *pepper {
+	return &pepper{macs: sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
+}
+
+func (p *pepper) mac(clientID, secret string) []byte {
+	text := make([]byte, 0, max(len(clientID)+1+len(secret), sha256.Size)) // room for the HMAC, too
+	text = append(text, clientID...)
+	text = append(text, 0)
+	text = append(text, secret...)
+	mac := p.macs.Get().(hash.Hash)
+	mac.Write(text)
+	clear(text) // what is kept of the secret must not hold it in its spare room
+	sum := mac.Sum(text[:0])
+	mac.Reset() // the secret does not stay in the pool
+	p.macs.Put(mac)
+	return sum
 }
