@@ -112,7 +112,7 @@ func writeToken(w http.ResponseWriter, r *http.Request, issued *issuer.IssuedTok
 		AccessToken: issued.Token,
 		TokenType:   "Bearer",
 		ExpiresIn:   int64(issued.ExpiresIn / time.Second),
-		Scope:       strings.Join(issued.Scopes, " "),
+		Scope:       issued.Scope,
 	})
 }
 

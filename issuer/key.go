@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ type verifyKey struct {
 type signingKey struct {
 	verifyKey
 	private crypto.Signer
+	header  string // of its tokens, encoded, with the dot behind it
 }
 
 // methodPS256 takes salts of 32 bytes alone, as RFC 7518 section 3.5 has it;
@@ -90,7 +92,9 @@ func newSigningKey(private crypto.Signer) (signingKey, error) {
 	if err != nil {
 		return signingKey{}, err
 	}
-	return signingKey{verifyKey: public, private: private}, nil
+	header := fmt.Sprintf(`{"alg":%q,"kid":%q,"typ":%q}`, public.method.Alg(), public.id, tokenType)
+	encoded := base64.RawURLEncoding.EncodeToString([]byte(header)) + "."
+	return signingKey{verifyKey: public, private: private, header: encoded}, nil
 }
 
 // newVerifyKey settles the algorithm that goes with a key, and its id.
