@@ -86,15 +86,17 @@ func refuseInactive(c *Credential, now time.Time) error {
 // whether there is such a client or not.
 func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, _ time.Time) (*state, *Credential, error) {
 	st, err := i.registry.state(ctx, auth.ClientID)
-	c := &Credential{Secrets: []hashedSecret{{Pepper: i.keys.pepper}}} // an empty hash fits nothing
+	var c *Credential
+	hashes := []hashedSecret{{Pepper: i.keys.pepper}} // an empty one fits nothing
 	switch {
 	case err == nil:
 		c = st.credential.Load()
+		hashes = c.Secrets
 	case !errors.Is(err, store.ErrNotFound):
 		return nil, nil, fmt.Errorf("reading a credential: %w", err)
 	}
 	right := false
-	for _, hash := range c.Secrets {
+	for _, hash := range hashes {
 		for _, secret := range auth.Secrets {
 			right = i.keys.matches(hash, auth.ClientID, secret) || right
 		}
