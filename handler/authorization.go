@@ -65,18 +65,18 @@ func (b *bodyAuthentication) take(name, value string) {
 // request.
 func (c *ClientCredentials) clientAuthentication(header http.Header, body bodyAuthentication) (issuer.ClientAuthentication, error) {
 	auth := issuer.ClientAuthentication{ClientID: body.clientID}
-	basic, err := basicAuthorization(header)
+	basic, usesBasic, err := basicAuthorization(header)
 	if err != nil {
 		return auth, err
 	}
 	asserts := body.assertion != "" || body.assertionType != ""
 	switch {
-	case basic != nil && (body.secret != "" || asserts), body.secret != "" && asserts:
+	case usesBasic && (body.secret != "" || asserts), body.secret != "" && asserts:
 		return auth, errSeveralMechanisms
-	case basic != nil && body.clientID != "" && body.clientID != basic.ClientID:
+	case usesBasic && body.clientID != "" && body.clientID != basic.ClientID:
 		return auth, errDifferentClientIDs
-	case basic != nil:
-		return *basic, nil
+	case usesBasic:
+		return basic, nil
 	case asserts && (body.assertion == "" || body.assertionType != assertionType):
 		return auth, errAssertionType
 	case asserts:
@@ -89,29 +89,29 @@ func (c *ClientCredentials) clientAuthentication(header http.Header, body bodyAu
 
 // basicAuthorization returns what HTTP Basic carries, as it can be read: RFC
 // 6749 section 2.3.1 has both parts form-encoded, and many clients do not do
-// it. It returns nil where the request uses no HTTP Basic. Another scheme is
-// not client authentication, and is not looked at.
-func basicAuthorization(header http.Header) (*issuer.ClientAuthentication, error) {
+// it. It reports whether the request uses HTTP Basic. Another scheme is not
+// client authentication, and is not looked at.
+func basicAuthorization(header http.Header) (basic issuer.ClientAuthentication, used bool, err error) {
 	scheme, rest, err := authorization(header)
 	if err != nil || !strings.EqualFold(scheme, "basic") {
-		return nil, err
+		return basic, false, err
 	}
 	decoded, err := base64.StdEncoding.DecodeString(strings.TrimLeft(rest, " "))
 	if err != nil {
-		return nil, errMalformedBasic
+		return basic, false, errMalformedBasic
 	}
 	user, password, found := strings.Cut(string(decoded), ":")
 	if !found {
-		return nil, errMalformedBasic
+		return basic, false, errMalformedBasic
 	}
-	basic := &issuer.ClientAuthentication{ClientID: user, Secrets: []string{password}}
+	basic = issuer.ClientAuthentication{ClientID: user, Secrets: []string{password}}
 	if id, err := url.QueryUnescape(user); err == nil {
 		basic.ClientID = id
 	}
 	if secret, err := url.QueryUnescape(password); err == nil && secret != password {
 		basic.Secrets = append(basic.Secrets, secret)
 	}
-	return basic, nil
+	return basic, true, nil
 }
 
 // authorization splits the one Authorization header field at the end of its

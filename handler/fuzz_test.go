@@ -327,14 +327,14 @@ func wantOneBearerReading(t *testing.T, value string) string {
 // which takes one space alone.
 func wantOneBasicReading(t *testing.T, value string) *issuer.ClientAuthentication {
 	t.Helper()
-	got, err := basicAuthorization(http.Header{"Authorization": {value}})
+	got, used, err := basicAuthorization(http.Header{"Authorization": {value}})
 	other := &http.Request{Header: http.Header{}}
 	if found := basicForm.FindStringSubmatch(value); found != nil {
 		other.Header.Set("Authorization", "Basic "+found[1])
 	}
 	user, password, ok := other.BasicAuth()
 	if !ok {
-		if got != nil || basicBegun.MatchString(value) != errors.Is(err, errMalformedBasic) {
+		if used || basicBegun.MatchString(value) != errors.Is(err, errMalformedBasic) {
 			t.Fatalf("%q is read as %+v, %v", value, got, err)
 		}
 		return nil
@@ -346,10 +346,10 @@ func wantOneBasicReading(t *testing.T, value string) *issuer.ClientAuthenticatio
 	if unescaped, err := url.QueryUnescape(password); err == nil && unescaped != password {
 		secrets = append(secrets, unescaped)
 	}
-	if err != nil || got.ClientID != user || !slices.Equal(got.Secrets, secrets) {
+	if err != nil || !used || got.ClientID != user || !slices.Equal(got.Secrets, secrets) {
 		t.Fatalf("%q is read as %+v, %v, want %q and %q", value, got, err, user, secrets)
 	}
-	return got
+	return &got
 }
 
 func FuzzCredentialDraft(f *testing.F) {

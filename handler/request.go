@@ -35,9 +35,12 @@ func mediaType(header http.Header) (string, map[string]string) {
 	if len(values) != 1 {
 		return "", nil
 	}
-	name, params, err := mime.ParseMediaType(values[0])
-	if err != nil {
-		return "", nil
+	name, params := values[0], map[string]string(nil)
+	if name != "application/x-www-form-urlencoded" && name != "application/json" { // the usual spellings
+		var err error
+		if name, params, err = mime.ParseMediaType(name); err != nil {
+			return "", nil
+		}
 	}
 	if charset, ok := params["charset"]; ok && !strings.EqualFold(charset, "utf-8") {
 		return "", nil

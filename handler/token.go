@@ -67,9 +67,9 @@ func (c *ClientCredentials) serveToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	issued, err := iss.Issue(r.Context(), req.TokenRequest)
-	var refused *issuer.TokenError
+	refused, isRefusal := errors.AsType[*issuer.TokenError](err)
 	switch {
-	case errors.As(err, &refused):
+	case isRefusal:
 		c.refuseToken(w, r, statusOf(refused), refused)
 	case err != nil:
 		c.failToken(w, r, err)
@@ -151,20 +151,19 @@ var (
 
 // parseTokenRequest reads a request of either dialect. Its errors are fit for
 // an error_description, and repeat nothing of what was sent.
-func (c *ClientCredentials) parseTokenRequest(w http.ResponseWriter, r *http.Request) (*tokenRequest, error) {
+func (c *ClientCredentials) parseTokenRequest(w http.ResponseWriter, r *http.Request) (req tokenRequest, err error) {
 	fields, form, err := readFields(w, r)
 	if err != nil {
-		return nil, err
+		return req, err
 	}
-	req, err := assembleTokenRequest(fields, form)
-	if err != nil {
-		return nil, err
+	if req, err = assembleTokenRequest(fields, form); err != nil {
+		return req, err
 	}
 	if req.ClientAuthentication, err = c.clientAuthentication(r.Header, req.body); err != nil {
-		return nil, err
+		return req, err
 	}
 	if req.GrantType == "" && req.ClientID == "" && req.Assertion == nil {
-		return nil, errors.New("grant_type is missing")
+		return req, errors.New("grant_type is missing")
 	}
 	return req, nil
 }
@@ -194,16 +193,28 @@ func readFields(w http.ResponseWriter, r *http.Request) (fields []field, form bo
 	return fields, false, err
 }
 
+const (
+	maxFields   = 10_000 // as in net/url: a parameter takes many times the memory of its bytes
+	usualFields = 5      // grant_type, client_id, client_secret, scope, resource
+)
+
+// formFields reads what url.ParseQuery does, in the order of the body.
 func formFields(body string) ([]field, error) {
-	values, err := url.ParseQuery(body)
-	if err != nil {
-		return nil, errors.New("the body is not form-urlencoded")
+	if strings.Count(body, "&") >= maxFields {
+		return nil, errors.New("the body has too many parameters")
 	}
-	var fields []field
-	for name, all := range values {
-		for _, value := range all {
-			fields = append(fields, field{name, value})
+	fields := make([]field, 0, usualFields)
+	for pair := range strings.SplitSeq(body, "&") {
+		if pair == "" {
+			continue
 		}
+		name, value, _ := strings.Cut(pair, "=")
+		name, nameErr := url.QueryUnescape(name)
+		value, valueErr := url.QueryUnescape(value)
+		if nameErr != nil || valueErr != nil || strings.Contains(pair, ";") { // at which some servers part pairs
+			return nil, errors.New("the body is not form-urlencoded")
+		}
+		fields = append(fields, field{name, value})
 	}
 	return fields, nil
 }
@@ -275,8 +286,7 @@ func originalName(name string) string {
 // assembleTokenRequest settles the dialect. Parameters that no dialect knows
 // are left alone, and those without a value count as absent (RFC 6749 section
 // 3.2), but none may be given twice.
-func assembleTokenRequest(fields []field, form bool) (*tokenRequest, error) {
-	req := new(tokenRequest)
+func assembleTokenRequest(fields []field, form bool) (req tokenRequest, err error) {
 	standard := false
 	seen := make(map[string]bool, len(fields))
 	for _, f := range fields {
@@ -287,7 +297,7 @@ func assembleTokenRequest(fields []field, form bool) (*tokenRequest, error) {
 			standard = true
 		}
 		if seen[name] && name != "resource" { // RFC 8707 section 2
-			return nil, errTwice
+			return req, errTwice
 		}
 		seen[name] = true
 		if f.value == "" {
@@ -310,9 +320,9 @@ func assembleTokenRequest(fields []field, form bool) (*tokenRequest, error) {
 	}
 	switch {
 	case standard && req.original:
-		return nil, errors.New("parameters of both spellings in one request")
+		return req, errors.New("parameters of both spellings in one request")
 	case standard && !form:
-		return nil, errNoForm
+		return req, errNoForm
 	}
 	return req, nil
 }
