@@ -35,15 +35,17 @@ func writeJSON(w http.ResponseWriter, r *http.Request, status int, v any) {
 	writeBody(w, status, mediaType, body)
 }
 
+// unkept are the header fields of writeBody, under their canonical names.
+var unkept = [...]string{"Content-Type", "Content-Length", "Cache-Control", "Pragma", "X-Content-Type-Options"}
+
 // writeBody answers with what nobody may keep: RFC 6749 section 5.1 wants both
 // fields, and the credential endpoints answer with secrets too.
 func writeBody(w http.ResponseWriter, status int, mediaType string, body []byte) {
 	header := w.Header()
-	header.Set("Content-Type", mediaType)
-	header.Set("Content-Length", strconv.Itoa(len(body)))
-	header.Set("Cache-Control", "no-store")
-	header.Set("Pragma", "no-cache")
-	header.Set("X-Content-Type-Options", "nosniff")
+	values := []string{mediaType, strconv.Itoa(len(body)), "no-store", "no-cache", "nosniff"}
+	for n, name := range unkept {
+		header[name] = values[n : n+1 : n+1] // one that is added to does not grow into the next
+	}
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
 }
@@ -85,42 +87,33 @@ func marshal(v any) []byte {
 }
 
 // jsonTypes are the media types that an answer can have. The first wins a tie.
-var jsonTypes = []string{"application/json", "text/json", "text/plain"}
+var jsonTypes = [...]string{"application/json", "text/json", "text/plain"}
 
 // preferredJSON chooses among them by RFC 9110 section 12.5.1. An Accept that
 // takes none of them gets the default: an answer in the wrong type is of more
 // use than none.
 func preferredJSON(accept []string) string {
-	best, bestQuality := jsonTypes[0], 0.0
-	for _, candidate := range jsonTypes {
-		if q := acceptQuality(accept, candidate); q > bestQuality {
-			best, bestQuality = candidate, q
+	best := jsonTypes[0]
+	if len(accept) == 0 || len(accept) == 1 && (accept[0] == "*/*" || accept[0] == best) { // the usual ones
+		return best
+	}
+	bestQuality := 0.0
+	for n, quality := range jsonQualities(accept) {
+		if quality > bestQuality {
+			best, bestQuality = jsonTypes[n], quality
 		}
 	}
 	return best
 }
 
-// acceptQuality returns the weight that the most specific range of the Accept
-// header field gives to a media type.
-func acceptQuality(accept []string, mediaType string) float64 {
-	major, _, _ := strings.Cut(mediaType, "/")
-	quality, specificity := 0.0, 0
+// jsonQualities returns the weight that the most specific range of the Accept
+// header field gives to each of jsonTypes.
+func jsonQualities(accept []string) (qualities [len(jsonTypes)]float64) {
+	var specificities [len(jsonTypes)]int
 	for _, field := range accept {
 		for element := range strings.SplitSeq(field, ",") {
 			mediaRange, params, err := mime.ParseMediaType(element)
 			if err != nil {
-				continue
-			}
-			var match int
-			switch mediaRange {
-			case mediaType:
-				match = 3
-			case major + "/*":
-				match = 2
-			case "*/*":
-				match = 1
-			}
-			if match <= specificity {
 				continue
 			}
 			q := 1.0
@@ -129,10 +122,29 @@ func acceptQuality(accept []string, mediaType string) float64 {
 					continue
 				}
 			}
-			quality, specificity = q, match
+			for n, mediaType := range jsonTypes {
+				if match := specificity(mediaRange, mediaType); match > specificities[n] {
+					qualities[n], specificities[n] = q, match
+				}
+			}
 		}
 	}
-	return quality
+	return qualities
+}
+
+// specificity tells how closely a media range means a media type; 0 where it
+// does not.
+func specificity(mediaRange, mediaType string) int {
+	major, _, _ := strings.Cut(mediaType, "/")
+	switch mediaRange {
+	case mediaType:
+		return 3
+	case major + "/*":
+		return 2
+	case "*/*":
+		return 1
+	}
+	return 0
 }
 
 // ascii escapes what is not ASCII in a JSON text. The text types have no
