@@ -65,9 +65,20 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 	if !c.Expires.IsZero() && c.Expires.Before(expires) {
 		expires = c.Expires.Truncate(time.Second)
 	}
-	scope := strings.Join(scopes, " ")
-	token, err := i.sign(c, scope, audiences, issuedAt, expires)
-	if err != nil {
+	t := &cachedToken{Token: Token{
+		ID:       newTokenID(),
+		ClientID: c.ClientID,
+		Scope:    strings.Join(scopes, " "),
+		Scopes:   scopes,
+		Audience: audiences,
+		IssuedAt: issuedAt,
+		Expires:  expires,
+		issuer:   i.policy.Issuer,
+		keyID:    i.keys.signing.id,
+		epoch:    c.Epoch,
+		state:    st,
+	}}
+	if t.text, err = i.sign(&t.Token); err != nil {
 		return nil, err
 	}
 	// What was revoked while the token was signed must not leave as if it were
@@ -75,7 +86,8 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 	if st.credential.Load().Epoch != c.Epoch {
 		return nil, refuseClient(c.ClientID, "revoked")
 	}
-	return &IssuedToken{Token: token, ExpiresIn: expires.Sub(issuedAt), Scope: scope}, nil
+	i.registry.verified.add(t) // so that its first use needs no check of what was signed just now
+	return &IssuedToken{Token: t.text, ExpiresIn: expires.Sub(issuedAt), Scope: t.Scope}, nil
 }
 
 // accessClaims are the claims of an RFC 9068 access token.
@@ -92,20 +104,20 @@ type accessClaims struct {
 }
 
 // sign makes an RFC 9068 access token.
-func (i *Issuer) sign(c *Credential, scope string, audiences []string, issuedAt, expires time.Time) (string, error) {
+func (i *Issuer) sign(t *Token) (string, error) {
 	claims := accessClaims{
-		Issuer:   i.policy.Issuer,
-		Subject:  c.ClientID,
-		ClientID: c.ClientID,
-		Audience: &audiences[0], // a string alone, as most verifiers expect it
-		IssuedAt: issuedAt.Unix(),
-		Expires:  expires.Unix(),
-		ID:       newTokenID(),
-		Scope:    scope,
-		Epoch:    c.Epoch,
+		Issuer:   t.issuer,
+		Subject:  t.ClientID,
+		ClientID: t.ClientID,
+		Audience: &t.Audience[0], // a string alone, as most verifiers expect it
+		IssuedAt: t.IssuedAt.Unix(),
+		Expires:  t.Expires.Unix(),
+		ID:       t.ID,
+		Scope:    t.Scope,
+		Epoch:    t.epoch,
 	}
-	if len(audiences) > 1 {
-		claims.Audience = audiences
+	if len(t.Audience) > 1 {
+		claims.Audience = t.Audience
 	}
 	payload, err := json.Marshal(&claims)
 	if err != nil {

@@ -3,6 +3,7 @@ package issuer
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -139,4 +140,65 @@ func (c *countingMethod) Verify(signed string, signature []byte, key any) error 
 	defer c.running.Add(-1)
 	time.Sleep(20 * time.Millisecond)
 	return c.SigningMethod.Verify(signed, signature, key)
+}
+
+// What is kept of a token when it is signed is what its check would have read.
+func TestATokenIsKeptAsItIsSigned(t *testing.T) {
+	f := newForge(t, makeKey(t, "ES256"))
+	counter := &countingMethod{SigningMethod: jwt.SigningMethodES256}
+	for id, key := range f.iss.keys.verify {
+		key.method = counter
+		f.iss.keys.verify[id] = key
+	}
+	for _, req := range []TokenRequest{{}, {Scope: "write"}, {Resources: []string{f.iss.policy.Audience}}} {
+		req.GrantType, req.ClientAuthentication = grantType, tokenRequest(f.client.ClientID, f.secret).ClientAuthentication
+		issued, err := f.iss.Issue(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signed, err := f.iss.Verify(t.Context(), issued.Token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := counter.checks.Load(); n != 0 {
+			t.Fatalf("a token was checked %d times after it had been signed here", n)
+		}
+		f.iss.registry.verified = newTokenCache(verifiedBytes)
+		checked, err := f.iss.Verify(t.Context(), issued.Token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := counter.checks.Swap(0); n != 1 {
+			t.Fatalf("a token that is not kept was checked %d times", n)
+		}
+		if !reflect.DeepEqual(signed.Token, checked.Token) {
+			t.Errorf("kept: %+v\nread: %+v", signed.Token, checked.Token)
+		}
+	}
+}
+
+// The cache outlives a configuration: what it holds counts under another one
+// only with the same issuer, and while the key is one of its own.
+func TestAKeptTokenCountsForItsIssuerAndKeyAlone(t *testing.T) {
+	f := newForge(t, makeKey(t, "ES256"))
+	issued, err := f.iss.Issue(t.Context(), tokenRequest(f.client.ClientID, f.secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := func(change func(i *Issuer)) *Issuer {
+		i := newIssuer(f.iss.policy, f.iss.store, f.iss.registry, f.iss.keys, nil)
+		change(i)
+		return i
+	}
+	if _, err := next(func(*Issuer) {}).Verify(t.Context(), issued.Token); err != nil {
+		t.Errorf("after a reload: %v", err)
+	}
+	elsewhere := next(func(i *Issuer) { i.policy.Issuer = "https://elsewhere.test" })
+	if reason := refused(t, elsewhere, issued.Token); reason != "wrong issuer" {
+		t.Errorf("with another issuer it is refused as %q", reason)
+	}
+	rotated := next(func(i *Issuer) { i.keys = &keyring{verify: map[string]verifyKey{}} })
+	if reason := refused(t, rotated, issued.Token); reason != "unknown key" {
+		t.Errorf("without its key it is refused as %q", reason)
+	}
 }
