@@ -38,7 +38,7 @@ func (s *stream) begin(a issuer.Access, w http.ResponseWriter, r *http.Request) 
 		return err
 	}
 	// In place: Caddy's placeholders and logs hold this very request.
-	*r = *r.WithContext(&s.context)
+	*r = *r.WithContext(&s.context) //nolint:contextcheck // it is made of the request's own
 	return nil
 }
 
@@ -190,11 +190,11 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 // cutContext is the context of a request, with an end of its own. What that
 // takes is made when somebody waits for it.
 type cutContext struct {
-	context.Context // the request's
+	context.Context //nolint:containedctx // the request's: this is a context itself
 
 	mu      sync.Mutex
-	made    atomic.Bool // inner and release are there, and are not changed any more
-	inner   context.Context
+	made    atomic.Bool     // inner and release are there, and are not changed any more
+	inner   context.Context //nolint:containedctx // a part of this one
 	release context.CancelFunc
 }
 
