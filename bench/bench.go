@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// bench is one run: what is built, where it works and what is running.
+type bench struct {
+	options
+	temp  string // gone after the run
+	cache string // kept: stores take minutes to make
+
+	serverCore, loadCore string // numbers of cores, empty on a machine with one
+	counts               bool   // whether perf can count instructions
+
+	nginx, node string // empty: not installed
+
+	servers []*server
+}
+
+func newBench(opts options) (*bench, error) {
+	b := &bench{options: opts}
+	if err := b.findTools(); err != nil {
+		return nil, err
+	}
+	var err error
+	if b.cache, err = os.UserCacheDir(); err != nil {
+		return nil, err
+	}
+	b.cache = filepath.Join(b.cache, "caddy-client-credentials-bench")
+	if err := os.MkdirAll(b.cache, 0o700); err != nil {
+		return nil, err
+	}
+	if b.temp, err = os.MkdirTemp("", "bench"); err != nil {
+		return nil, err
+	}
+	// nginx's workers may run as another user.
+	return b, os.Chmod(b.temp, 0o711) //nolint:gosec // G302: what is secret here is secret for the run of a benchmark
+}
+
+func (b *bench) close() {
+	for _, s := range b.servers {
+		s.stop()
+	}
+	os.RemoveAll(b.temp)
+}
+
+// findTools looks for what the benchmark doesn't build itself. It can do
+// without the peers; but CI must notice if it does.
+func (b *bench) findTools() error {
+	for tool, pkg := range map[string]string{"wrk": "wrk", "taskset": "util-linux"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return fmt.Errorf("%s is missing: apt-get install %s", tool, pkg)
+		}
+	}
+	var missing []string
+	find := func(tool, pkg string) string {
+		for _, name := range []string{tool, "/usr/sbin/" + tool} {
+			if path, err := exec.LookPath(name); err == nil {
+				return path
+			}
+		}
+		missing = append(missing, tool+" (Debian package "+pkg+")")
+		return ""
+	}
+	b.nginx = find("nginx", "nginx-light")
+	b.node = find("node", "nodejs")
+	if find("npm", "npm") == "" {
+		b.node = ""
+	}
+	if len(missing) > 0 && os.Getenv("CI") == "true" {
+		return fmt.Errorf("CI compares with all peers, and lacks %s", strings.Join(missing, ", "))
+	}
+	for _, tool := range missing {
+		log.Printf("left out: what needs %s", tool)
+	}
+	b.counts = perfCounts()
+	return b.chooseCores()
+}
+
+// chooseCores gives the server and the load a core each: else the scheduler's
+// moves are in the figures.
+func (b *bench) chooseCores() error {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return err
+	}
+	var cores []string
+	for core := 0; len(cores) < min(2, set.Count()); core++ {
+		if set.IsSet(core) {
+			cores = append(cores, strconv.Itoa(core))
+		}
+	}
+	if len(cores) < 2 {
+		log.Print("this machine has one core: the load and the servers share it")
+		return nil
+	}
+	b.serverCore, b.loadCore = cores[0], cores[1]
+	return nil
+}
+
+// build makes the programs that run beside this one.
+func (b *bench) build(ctx context.Context) error {
+	for name, dir := range map[string]string{
+		"caddy": "./caddy", "service": "./service", "zitadel": "./peers/zitadel", "fosite": "./peers/fosite",
+	} {
+		log.Printf("building %s", name)
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", b.program(name), ".")
+		cmd.Dir, cmd.Stderr = dir, os.Stderr
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("building %s (is this run in bench/?): %w", dir, err)
+		}
+	}
+	if b.node == "" {
+		return nil
+	}
+	log.Print("npm ci, for oidc-provider")
+	cmd := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+	cmd.Dir, cmd.Stderr = "peers/oidc-provider", os.Stderr
+	return cmd.Run()
+}
+
+func (b *bench) program(name string) string { return filepath.Join(b.temp, name) }
+
+// freeAddress returns an address on loopback that nobody listens on.
+func freeAddress() string {
+	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
+	if err != nil {
+		panic(err) // a machine without loopback
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// machine tells what the figures were measured on.
+func machine() string {
+	model := runtime.GOARCH
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(text)) {
+			if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+				model = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	kernel := ""
+	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		kernel = strings.TrimSpace(string(text))
+	}
+	return fmt.Sprintf("%s, %d cores, Linux %s, %s", model, runtime.NumCPU(), kernel, runtime.Version())
+}

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"net/http"
+)
+
+// comparison holds two cases against each other.
+type comparison struct {
+	name   string
+	a, b   *testCase
+	metric metric
+	limit  float64 // of the ratio a/b; 0: none is set
+}
+
+// metric is what is compared.
+type metric struct {
+	name string
+	of   func(measurement) float64
+}
+
+var (
+	cpuPerRequest = metric{"CPU per request", func(m measurement) float64 { return m.CPU }}
+	p99           = metric{"p99", func(m measurement) float64 { return m.P99 }}
+)
+
+// compare measures the two cases one right after the other, and the other way
+// round the next time: what changes on the machine falls out of the ratios.
+func (b *bench) compare(ctx context.Context, s *scenery, c comparison, found *outcome) error {
+	sides := []*testCase{c.a, c.b}
+	if c.a.request.order == once { // the rounds have used the same lines
+		c.a.server.stop()
+		c.b.server.stop()
+	}
+	for _, side := range sides {
+		for _, needed := range []*testCase{side.beside, side} {
+			if needed == nil {
+				continue
+			}
+			if err := s.ready(ctx, needed); err != nil {
+				return err
+			}
+		}
+		if err := b.warm(ctx, side); err != nil {
+			return err
+		}
+	}
+	r := ratios{Name: c.name, Metric: c.metric.name, Limit: c.limit}
+	for pair := range b.pairs {
+		var got [2]measurement
+		for k := range sides {
+			i := (k + pair) % 2
+			m, err := b.measure(ctx, sides[i], slice{pair + 1, b.pairs + 1}, b.seconds)
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+			got[i] = m
+		}
+		r.A, r.B = append(r.A, c.metric.of(got[0])), append(r.B, c.metric.of(got[1]))
+		r.Ratios = append(r.Ratios, c.metric.of(got[0])/c.metric.of(got[1]))
+		if got[1].Instructions > 0 {
+			r.Instructions = append(r.Instructions, got[0].Instructions/got[1].Instructions)
+		}
+	}
+	found.Comparisons = append(found.Comparisons, r)
+	log.Printf("%s: %.3f", c.name, median(r.Ratios))
+	return nil
+}
+
+// The names of cases that comparisons look for.
+const (
+	doesNothing   = "a handler that does nothing"
+	guardOneToken = "bearer_auth, one token"
+	tokenES256    = "this plugin, RFC 6749, form, ES256"
+)
+
+func (s *scenery) addComparisons() {
+	token := s.find(tokens, tokenES256)
+	s.comparisons = []comparison{
+		{"guard over a handler that does nothing, reverse_proxy", s.find(proxied, guardOneToken), s.find(proxied, doesNothing), cpuPerRequest, 1.05},
+		{"guard over a handler that does nothing, respond", s.find(responded, guardOneToken), s.find(responded, doesNothing), cpuPerRequest, 1.10},
+		{"token endpoint over the limit, ES256", token, s.find(tokens, tokenLimit), cpuPerRequest, 1.15},
+		{"token endpoint over zitadel/oidc, ES256", token, s.find(tokens, "zitadel/oidc, ES256"), cpuPerRequest, 1},
+		s.flooded("garbage", "bearer_auth, garbage"),
+		s.flooded("wrong signatures", "bearer_auth, wrong signatures"),
+	}
+}
+
+// flooded compares good traffic beside a flood that the guard refuses with the
+// same beside a flood that nobody looks at.
+func (s *scenery) flooded(name, flood string) comparison {
+	good := *s.find(responded, guardOneToken)
+	good.connections = 4
+	refusing, bare := *s.find(refused, flood), *s.find(refused, "respond 401")
+	bare.request = refusing.request
+	beside := func(flood *testCase) *testCase {
+		c := good
+		c.beside = flood
+		return &c
+	}
+	return comparison{"good traffic beside a flood of " + name + ", refused by the guard over by respond 401", beside(&refusing), beside(&bare), p99, 1.3}
+}
+
+// growth is the series of cases on stores of all sizes, with a tenth of their
+// size in revoked credentials, and in revoked tokens.
+func (b *bench) newGrowth() *scenery {
+	s := &scenery{name: "growth", bench: b}
+	for _, n := range b.sizes {
+		c := b.caddy(fmt.Sprintf("growth %d", n), b.growthSpec(n), map[string]string{
+			"guard": "bearer_auth items:read\n" + endings("")[responded],
+			"token": "client_credentials",
+		})
+		prepare := c.prepare
+		c.prepare = func(ctx context.Context) error {
+			if err := prepare(ctx); err != nil {
+				return err
+			}
+			for _, name := range []string{"tokens", "clients"} {
+				if err := writeZipf(c.file(name), c.file(name)+".zipf", n, zipfDraws); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		s.addGrowth(c, n)
+	}
+	first, last := b.sizes[0], b.sizes[len(b.sizes)-1]
+	for _, group := range []string{growthGuard, growthToken} {
+		for _, use := range uses {
+			if use.order == once && group == growthToken {
+				continue
+			}
+			s.comparisons = append(s.comparisons, comparison{
+				fmt.Sprintf("%s, %s: %s credentials over %s", group, use.name, grouped(last), grouped(first)),
+				s.find(group, growthName(use.name, last)), s.find(group, growthName(use.name, first)), cpuPerRequest, use.limit,
+			})
+		}
+	}
+	return s
+}
+
+const (
+	growthGuard = "growth, guard"
+	growthToken = "growth, token endpoint"
+	zipfDraws   = 200_000
+)
+
+// uses are the ways in which clients take turns.
+var uses = []struct {
+	name   string
+	suffix string // of the file of lines
+	order  order
+	limit  float64
+}{
+	{"one client", "", inTurn, 1.03},
+	{"Zipf", ".zipf", fromAnywhere, 1.05},
+	{"uniform", "", fromAnywhere, 1.15},
+	{"each token once", "", once, 0},
+}
+
+func growthName(use string, credentials int) string {
+	return fmt.Sprintf("%s, %s credentials", use, grouped(credentials))
+}
+
+func (b *bench) growthSpec(n int) storeSpec {
+	return storeSpec{algorithm: "ES256", credentials: n, tokens: max(n, b.sizes[len(b.sizes)-1]/5), revoked: n / 10, revokedTokens: n / 10}
+}
+
+func (s *scenery) addGrowth(c *caddy, n int) {
+	for _, use := range uses {
+		guard := request{lines: c.file("tokens") + use.suffix, as: "token", order: use.order}
+		token := request{method: http.MethodPost, path: tokenPath, contentType: formType, lines: c.file("clients") + use.suffix, as: "body", order: use.order}
+		switch use.name {
+		case "one client":
+			guard = request{token: lineOf(c.file("tokens"))}
+			token = dialects[0].request(c.file("clients"))
+			token.method, token.path = http.MethodPost, tokenPath
+		case "uniform":
+			if s.bench.growthSpec(n).tokens > n {
+				guard.firstN = n // one token of each
+			}
+		}
+		s.add(&testCase{
+			group: growthGuard, name: growthName(use.name, n), use: use.name, credentials: n,
+			server: c.server, address: c.sites["guard"].address, request: guard,
+		})
+		if use.order == once {
+			continue
+		}
+		s.add(&testCase{
+			group: growthToken, name: growthName(use.name, n), use: use.name, credentials: n,
+			server: c.server, address: c.sites["token"].address, request: token,
+		})
+	}
+}

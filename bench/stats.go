@@ -1,0 +1,31 @@
+package main
+
+import (
+	"math"
+	"slices"
+)
+
+func median(values []float64) float64 {
+	if len(values) == 0 {
+		return math.NaN()
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
+}
+
+// interval returns between which of the values the true median lies, with a
+// confidence of at least 95 %, whatever their distribution: of n values, as many
+// as a coin thrown n times shows heads lie below it. Fewer than six can't say
+// so much; all of their range is returned.
+func interval(values []float64) (low, high float64) {
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	rank, tail, term := 0, 0.0, math.Pow(0.5, float64(n)) // term: the chance of rank heads
+	for ; rank < n/2 && tail+term <= 0.025; rank++ {
+		tail += term
+		term *= float64(n-rank) / float64(rank+1)
+	}
+	at := max(rank-1, 0)
+	return sorted[at], sorted[n-1-at]
+}
