@@ -53,7 +53,7 @@ func (b *bench) close() {
 	for _, s := range b.servers {
 		s.stop()
 	}
-	os.RemoveAll(b.temp)
+	_ = os.RemoveAll(b.temp)
 }
 
 // findTools looks for what the benchmark doesn't build itself. It can do
@@ -116,7 +116,7 @@ func (b *bench) build(ctx context.Context) error {
 		"caddy": "./caddy", "service": "./service", "zitadel": "./peers/zitadel", "fosite": "./peers/fosite",
 	} {
 		log.Printf("building %s", name)
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", b.program(name), ".")
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", b.program(name), ".") //nolint:gosec // G204: go build
 		cmd.Dir, cmd.Stderr = dir, os.Stderr
 		if err := cmd.Run(); err != nil {
 			return fmt.Errorf("building %s (is this run in bench/?): %w", dir, err)

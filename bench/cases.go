@@ -107,7 +107,7 @@ func mainSites(service string) map[string]string {
 	return sites
 }
 
-func (s *scenery) add(c *testCase) *testCase {
+func (s *scenery) add(c *testCase) {
 	if c.connections == 0 {
 		c.connections = concurrency
 	}
@@ -121,7 +121,6 @@ func (s *scenery) add(c *testCase) *testCase {
 		c.request.path = "/"
 	}
 	s.cases = append(s.cases, c)
-	return c
 }
 
 func (s *scenery) addGuardCases() {

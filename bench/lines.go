@@ -87,7 +87,7 @@ func writeZipf(from, to string, n, draws int) error {
 		return scanner.Err()
 	}
 	chance := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // G404: the same draws in each run
-	zipf := rand.NewZipf(chance, zipfExponent, 1, uint64(len(spans)-1))
+	zipf := rand.NewZipf(chance, zipfExponent, 1, uint64(len(spans)-1)) //nolint:gosec // G115: there are some
 	return writeFile(to, draws, func(int) (string, error) {
 		s := spans[zipf.Uint64()]
 		line := make([]byte, s.length-1)

@@ -98,12 +98,12 @@ func (r *racer) run(ctx context.Context, tries int) error {
 	return errors.Join(errs...)
 }
 
-func (r *raceResult) add(o raceResult) {
-	r.Tries++
-	r.Before += o.Before
-	r.During += o.During
-	r.After += o.After
-	r.Accepted += o.Accepted
+func (o *raceResult) add(one raceResult) {
+	o.Tries++
+	o.Before += one.Before
+	o.During += one.During
+	o.After += one.After
+	o.Accepted += one.Accepted
 }
 
 // try makes a credential and a token, revokes one of them in turn, and uses the

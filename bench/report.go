@@ -166,17 +166,16 @@ func (o *outcome) columns(group string) []column {
 
 func (o *outcome) writeGroup(text *strings.Builder, group string) {
 	fmt.Fprintf(text, "\n## %s\n\n| case | CPU, µs | min–max |", title(group))
-	rule := "\n| --- | ---: | --- |"
+	columns := o.columns(group)
+	rule := "\n| --- | ---: | --- |" + strings.Repeat(" ---: |", len(columns)) + "\n"
 	if group == tokens {
 		text.WriteString(" signature | hash of the secret |")
-		rule += " --- | --- |"
+		rule = "\n| --- | ---: | --- | --- | --- |" + strings.Repeat(" ---: |", len(columns)) + "\n"
 	}
-	columns := o.columns(group)
 	for _, column := range columns {
 		fmt.Fprintf(text, " %s |", column.title)
-		rule += " ---: |"
 	}
-	text.WriteString(rule + "\n")
+	text.WriteString(rule)
 	for _, r := range o.Cases {
 		if r.Group != group {
 			continue

@@ -12,16 +12,15 @@ import (
 // be measured.
 type caddy struct {
 	*server
-	store  string // the directory that bench-store has filled
-	admin  string
-	global string
-	sites  map[string]site
+	store string // the directory that bench-store has filled
+	admin string
+	sites map[string]site
 }
 
 // site is what the Caddyfile says of one site, and where that listens.
 type site struct{ address, directives string }
 
-// caddy adds a Caddy on the store, of which work is a copy if it changes it.
+// caddy adds a Caddy that has the store open, and sites by their names.
 func (b *bench) caddy(name string, spec storeSpec, sites map[string]string) *caddy {
 	c := &caddy{store: b.dir(spec), admin: freeAddress(), sites: make(map[string]site)}
 	for name, directives := range sites {
@@ -57,7 +56,7 @@ func (c *caddy) onCopy(dir string) *caddy {
 		if err := prepare(ctx); err != nil {
 			return err
 		}
-		os.RemoveAll(c.store)
+		_ = os.RemoveAll(c.store)
 		return os.CopyFS(c.store, os.DirFS(original))
 	}
 	return c

@@ -35,7 +35,7 @@ func (b *bench) makeStore(ctx context.Context, s storeSpec) error {
 		if time.Since(info.ModTime()) < lifetime/2 {
 			return nil
 		}
-		os.RemoveAll(dir)
+		_ = os.RemoveAll(dir)
 	}
 	log.Printf("making a store: %d credentials with %d tokens (%s), %d more credentials and %d more tokens revoked",
 		s.credentials, s.tokens, s.algorithm, s.revoked, s.revokedTokens)
@@ -44,7 +44,6 @@ func (b *bench) makeStore(ctx context.Context, s storeSpec) error {
 		return err
 	}
 	defer os.RemoveAll(work)
-	// Its keys and paths don't depend on where it is made.
 	cmd := exec.CommandContext(ctx, b.program("caddy"), "bench-store", "--dir", work, //nolint:gosec // G204: built here
 		"--algorithm", s.algorithm, "--lifetime", lifetime.String(),
 		"--credentials", fmt.Sprint(s.credentials), "--tokens", fmt.Sprint(s.tokens),
@@ -58,7 +57,7 @@ func (b *bench) makeStore(ctx context.Context, s storeSpec) error {
 // keep copies a directory so that it is there whole or not at all.
 func keep(from, to string) error {
 	partial := to + ".partial"
-	os.RemoveAll(partial)
+	_ = os.RemoveAll(partial)
 	if err := os.CopyFS(partial, os.DirFS(from)); err != nil {
 		return err
 	}
