@@ -80,10 +80,14 @@ func (s *stream) cut(from, to uint32) bool {
 	return true
 }
 
-// cutAgain reaches a write that was about to begin when the answer was cut, and
-// has set a deadline of its own since.
+// cutAgain reaches what the first time did not: a handler that looks at no
+// context and waits for more of the request, and a write that was about to begin
+// and has set a deadline of its own since.
 func (s *stream) cutAgain() {
-	if s.writer.phase.Load() > refused {
+	switch phase := s.writer.phase.Load(); {
+	case phase == refused:
+		s.writer.expireReading()
+	case phase > refused:
 		s.writer.expire()
 	}
 }
@@ -170,12 +174,17 @@ func (w *streamWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // stream of HTTP/2 or 3, fail. A writer that knows no deadlines has nothing that
 // would block.
 func (w *streamWriter) expire() {
-	past := time.Unix(1, 0)
-	_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(past)
+	w.expireReading()
 	// Caddy's own writer sets a deadline for each write, and is not made for
 	// another goroutine: the server's, below it, is.
-	_ = http.NewResponseController(innermost(w.ResponseWriter)).SetWriteDeadline(past)
+	_ = http.NewResponseController(innermost(w.ResponseWriter)).SetWriteDeadline(longAgo)
 }
+
+func (w *streamWriter) expireReading() {
+	_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(longAgo)
+}
+
+var longAgo = time.Unix(1, 0)
 
 func innermost(w http.ResponseWriter) http.ResponseWriter {
 	for {

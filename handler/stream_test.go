@@ -29,14 +29,19 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("deaf", httpcaddyfile.Before, "respond")
 }
 
-// deafHandler writes for as long as it can, and never asks whether it should.
+// deafHandler writes, or reads a body, for as long as it can, and never asks
+// whether it should.
 type deafHandler struct{}
 
 func (deafHandler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.deaf", New: func() caddy.Module { return new(deafHandler) }}
 }
 
-func (deafHandler) ServeHTTP(w http.ResponseWriter, _ *http.Request, _ caddyhttp.Handler) error {
+func (deafHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	if r.Method == http.MethodPost {
+		_, err := io.Copy(io.Discard, r.Body)
+		return err
+	}
 	for {
 		if _, err := w.Write(make([]byte, 64<<10)); err != nil {
 			return err
@@ -291,6 +296,23 @@ func TestAnUploadEndsWhenItsTokenIsRevokedAndIsNoFaultOfTheUpstream(t *testing.T
 		wantStatus(t, resp, http.StatusUnauthorized)
 		wantEnded(t, ended, "/upload")
 		wantHealthy(t, s, s.Token(t, bystander))
+	})
+}
+
+// The client sends no more of its body, and the handler waits for it.
+func TestAHandlerThatWaitsForABodyIsRefusedIt(t *testing.T) {
+	s := run(t, streamSite("127.0.0.1:1", "", ""))
+	bothVersions(t, s, func(t *testing.T) {
+		c := s.CreateWith(t)
+		body, writer := io.Pipe()
+		defer writer.Close()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL("/deaf"), body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+s.Token(t, c))
+		time.AfterFunc(300*time.Millisecond, func() { s.Revoke(t, c) })
+		wantStatus(t, s.Send(t, req), http.StatusUnauthorized)
 	})
 }
 
