@@ -46,7 +46,7 @@ func TestEverySettingIsTakenAsJSON(t *testing.T) {
 	prepareEnvironment(t)
 	for name, config := range map[string]string{
 		"the app":             withApp(minimalApp),
-		"the app, all of it":  withApp(`{"issuer": "https://api.example.com", "audience": "https://stock.example.com", "token_lifetime": "1h", "client_jwks_uri": "off", "signing_key": "key.pem", "master_key": "{env.TEST_MASTER_KEY}", "store": {"module": "badger", "path": "credentials"}}`),
+		"the app, all of it":  withApp(`{"issuer": "https://api.example.com", "audience": "https://stock.example.com", "token_lifetime": "1h", "token_cache": 1048576, "client_jwks_uri": "off", "signing_key": "key.pem", "master_key": "{env.TEST_MASTER_KEY}", "store": {"module": "badger", "path": "credentials"}}`),
 		"the endpoints":       withHandler(`{"handler": "client_credentials"}`),
 		"endpoints elsewhere": withHandler(`{"handler": "client_credentials", "base_path": "/machines/v1/", "mcp_compat": true, "lenient_assertion_audience": true, "auth_failures": {"per_client": 20, "per_address": 200, "off": false}}`),
 		"the guard":           withHandler(`{"handler": "bearer_auth"}`),
@@ -104,6 +104,8 @@ func TestAWrongConfigurationIsRefusedWithTheMend(t *testing.T) {
 		{"lifetime of half a second", withApp(`{"issuer": "https://api.example.com", "token_lifetime": "500ms"}`), "whole number of seconds"},
 		{"lifetime of one and a half", withApp(`{"issuer": "https://api.example.com", "token_lifetime": 1500000000}`), "whole number of seconds"},
 		{"negative lifetime", withApp(`{"issuer": "https://api.example.com", "token_lifetime": "-1h"}`), "at least 1s"},
+		{"token cache too small", withApp(`{"issuer": "https://api.example.com", "token_cache": 1048575}`), "at least 1MiB"},
+		{"negative token cache", withApp(`{"issuer": "https://api.example.com", "token_cache": -1}`), "at least 1MiB"},
 		{"lifetime in words", withApp(`{"issuer": "https://api.example.com", "token_lifetime": "soon"}`), "duration"},
 
 		{"unknown hosts of key sets", withApp(`{"issuer": "https://api.example.com", "client_jwks_uri": "private"}`), "is public, any or off"},
@@ -251,6 +253,7 @@ func TestAJSONConfigurationAndItsCaddyfileAreTheSame(t *testing.T) {
 		store badger credentials
 		audience https://stock.example.com
 		token_lifetime 1h30m
+		token_cache 1GiB
 		signing_key key.pem
 		master_key {env.TEST_MASTER_KEY}
 	}
@@ -283,7 +286,7 @@ http://stock.example.com {
 	var twin issuer.App
 	unmarshal(t, fromCaddyfile, &config)
 	unmarshal(t, `{"issuer": "https://api.example.com", "audience": "https://stock.example.com",
-		"token_lifetime": "1h30m", "signing_key": "key.pem", "master_key": "{env.TEST_MASTER_KEY}",
+		"token_lifetime": "1h30m", "token_cache": 1073741824, "signing_key": "key.pem", "master_key": "{env.TEST_MASTER_KEY}",
 		"store": {"module": "badger", "path": "credentials"}}`, &twin)
 	if got, want := string(caddyconfig.JSON(&config.Apps.App, nil)), string(caddyconfig.JSON(&twin, nil)); got != want {
 		t.Errorf("%s, want %s", got, want)

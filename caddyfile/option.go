@@ -4,14 +4,16 @@ package caddyfile
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/dustin/go-humanize"
 
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
@@ -29,6 +31,7 @@ const appName = "client_credentials"
 //	    store          <engine> [<args...>]
 //	    audience       <audience>
 //	    token_lifetime <duration>
+//	    token_cache    <size>
 //	    signing_key    <path>
 //	    master_key     <base64>
 //	    client_jwks_uri public | any | off
@@ -80,17 +83,20 @@ func parseSetting(d *caddyfile.Dispenser, app *issuer.App) error {
 			return nil
 		})
 	case "token_lifetime":
-		var text string
-		if app.TokenLifetime != 0 {
-			text = "set"
-		}
-		return parseOnce(d, &text, func(text string) error {
+		return parseAmount(d, &app.TokenLifetime, func(text string) (caddy.Duration, error) {
 			lifetime, err := caddy.ParseDuration(text)
 			if err != nil {
-				return fmt.Errorf("token_lifetime is not a duration, such as 1h: %w", err)
+				return 0, fmt.Errorf("token_lifetime is not a duration, such as 1h: %w", err)
 			}
-			app.TokenLifetime = caddy.Duration(lifetime)
-			return issuer.ValidateTokenLifetime(time.Duration(app.TokenLifetime))
+			return caddy.Duration(lifetime), issuer.ValidateTokenLifetime(lifetime)
+		})
+	case "token_cache":
+		return parseAmount(d, &app.TokenCache, func(text string) (int64, error) {
+			size, err := humanize.ParseBytes(text)
+			if err != nil || size > math.MaxInt64 {
+				return 0, errors.New("token_cache is not a size, such as 64MiB")
+			}
+			return int64(size), issuer.ValidateTokenCache(int64(size))
 		})
 	case "store":
 		if app.StoreRaw != nil {
@@ -112,6 +118,18 @@ func parseSetting(d *caddyfile.Dispenser, app *issuer.App) error {
 	default:
 		return d.Errf("unrecognized subdirective of client_credentials: %s", name)
 	}
+}
+
+// parseAmount reads a setting's one value, and what it means.
+func parseAmount[T comparable](d *caddyfile.Dispenser, target *T, read func(text string) (T, error)) error {
+	var text string
+	if *target != *new(T) {
+		text = "set"
+	}
+	return parseOnce(d, &text, func(text string) (err error) {
+		*target, err = read(text)
+		return err
+	})
 }
 
 // parseOnce reads a setting's one value.

@@ -43,6 +43,11 @@ type App struct {
 	// credential. Default: `1h`
 	TokenLifetime caddy.Duration `json:"token_lifetime,omitempty"`
 
+	// How much memory the tokens may take that need no check of their signature
+	// any more, in bytes: those that this server has issued, or checked, lately.
+	// A token takes about 1 kB. Default: 67108864 (64 MiB)
+	TokenCache int64 `json:"token_cache,omitempty"`
+
 	// The path of the PEM file (PKCS#8 or SEC 1) with the private key that
 	// signs the tokens. The algorithm follows the key: ES256 for P-256, EdDSA
 	// for Ed25519, RS256 for RSA. When it is replaced, the tokens that the old
@@ -91,6 +96,10 @@ const (
 // ErrJWKSURI says that App.ClientJWKSURI is none of its values.
 var ErrJWKSURI = errors.New("client_jwks_uri is public, any or off")
 
+// DefaultTokenCache is how much memory tokens take, in bytes, where nothing is
+// configured.
+const DefaultTokenCache = 64 << 20
+
 // DefaultTokenLifetime is how long a token lives where nothing is configured.
 const DefaultTokenLifetime = time.Hour
 
@@ -110,6 +119,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if err := a.provisionKeys(); err != nil {
+		return err
+	}
+	if a.TokenCache == 0 {
+		a.TokenCache = DefaultTokenCache
+	}
+	if err := ValidateTokenCache(a.TokenCache); err != nil {
 		return err
 	}
 	switch a.ClientJWKSURI {
@@ -202,6 +217,7 @@ func (a *App) openIssuer(ctx context.Context, shared *sharedStore) (*Issuer, err
 	if err != nil {
 		return nil, err
 	}
+	shared.registry.verified.resize(a.TokenCache)
 	return newIssuer(a.policy, shared.Store, shared.registry, keys, a.fetcher), nil
 }
 
@@ -310,6 +326,14 @@ func ValidateIssuer(issuer string) error {
 func ValidateTokenLifetime(d time.Duration) error {
 	if d < time.Second || d%time.Second != 0 {
 		return errors.New("token_lifetime must be a whole number of seconds, and at least 1s")
+	}
+	return nil
+}
+
+// ValidateTokenCache checks that the cache has room for the largest token.
+func ValidateTokenCache(bytes int64) error {
+	if bytes < 1<<20 {
+		return errors.New("token_cache must be at least 1MiB")
 	}
 	return nil
 }

@@ -119,7 +119,7 @@ func TestARevocationDuringALoadIsNotLost(t *testing.T) {
 func forget(t *testing.T, iss *Issuer, clientID string) {
 	t.Helper()
 	iss.registry.recent.Drop(clientID)
-	iss.registry.verified = newTokenCache(verifiedBytes)
+	iss.registry.verified = newTokenCache(DefaultTokenCache)
 	shard := iss.registry.shard(clientID)
 	for range 100 {
 		runtime.GC()

@@ -89,8 +89,6 @@ const (
 	// recentCredentials is how many credentials are kept in memory because they
 	// were used last; some 600 bytes each.
 	recentCredentials = 10_000
-	// verifiedBytes bounds the memory of the tokens whose signature is good.
-	verifiedBytes = 64 << 20
 )
 
 func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, error) {
@@ -99,7 +97,7 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 		seed:   maphash.MakeSeed(),
 		recent: lru.New[string, *state](int64(recent)),
 
-		verified: newTokenCache(verifiedBytes),
+		verified: newTokenCache(DefaultTokenCache),
 		// The other half of the processors is for requests that need no check.
 		signatureChecks: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 		revokedTokens:   newRevokedTokens(),

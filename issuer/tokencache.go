@@ -80,25 +80,22 @@ func (c *tokenCache) get(text string) *cachedToken {
 
 // add keeps a token whose signature is good, and drops others until all fit.
 func (c *tokenCache) add(t *cachedToken) {
-	if t.bytes() > c.max/probationShare {
-		return
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.shard(t.text).put(t) {
+	if t.bytes() > c.max/probationShare || !c.shard(t.text).put(t) {
 		return
 	}
 	c.lane(t).push(t)
 	c.probation += t.bytes()
-	for range secondChances {
-		if c.probation+c.proven.bytes <= c.max {
-			return
-		}
-		c.makeRoom(false)
-	}
-	for c.probation+c.proven.bytes > c.max {
-		c.makeRoom(true)
-	}
+	c.shrink()
+}
+
+// resize changes how many bytes there may be.
+func (c *tokenCache) resize(maxBytes int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.max = maxBytes
+	c.shrink()
 }
 
 // used notes that the token was accepted.
@@ -119,6 +116,13 @@ func (c *tokenCache) size() (entries int, bytes int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return entries, c.probation + c.proven.bytes
+}
+
+// shrink drops entries until the rest fits.
+func (c *tokenCache) shrink() {
+	for tried := 0; c.probation+c.proven.bytes > c.max; tried++ {
+		c.makeRoom(tried >= secondChances)
+	}
 }
 
 // makeRoom drops an entry, or gives one that was used a second chance, unless

@@ -35,6 +35,10 @@ func TestTheTokenCacheStaysWithinItsBytes(t *testing.T) {
 	if entries != room || bytes != room*cachedSize {
 		t.Errorf("%d entries of %d bytes are kept, want %d of %d", entries, bytes, room, room*cachedSize)
 	}
+	c.resize(room * cachedSize / 2)
+	if entries, bytes = c.size(); entries != room/2 || bytes != room*cachedSize/2 {
+		t.Errorf("half as large, it has %d entries of %d bytes, want %d of %d", entries, bytes, room/2, room*cachedSize/2)
+	}
 	huge := &cachedToken{text: strings.Repeat("x", room*cachedSize/probationShare)}
 	c.add(huge)
 	if c.get(huge.text) != nil {
@@ -163,7 +167,7 @@ func TestATokenIsKeptAsItIsSigned(t *testing.T) {
 		if n := counter.checks.Load(); n != 0 {
 			t.Fatalf("a token was checked %d times after it had been signed here", n)
 		}
-		f.iss.registry.verified = newTokenCache(verifiedBytes)
+		f.iss.registry.verified = newTokenCache(DefaultTokenCache)
 		checked, err := f.iss.Verify(t.Context(), issued.Token)
 		if err != nil {
 			t.Fatal(err)
