@@ -27,6 +27,7 @@ type bench struct {
 	nginx, node string // empty: not installed
 
 	servers []*server
+	copies  []string // of stores, which the servers change
 }
 
 func newBench(opts options) (*bench, error) {
@@ -53,7 +54,9 @@ func (b *bench) close() {
 	for _, s := range b.servers {
 		s.stop()
 	}
-	_ = os.RemoveAll(b.temp)
+	for _, dir := range append(b.copies, b.temp) {
+		_ = os.RemoveAll(dir)
+	}
 }
 
 // findTools looks for what the benchmark doesn't build itself. It can do

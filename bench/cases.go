@@ -70,7 +70,8 @@ func (b *bench) newScenery() *scenery {
 		s.cold[algorithm] = b.caddy("cold "+algorithm, storeSpec{algorithm: algorithm, credentials: 100, tokens: n}, sites)
 	}
 	// On the disk: what a durable change costs is the question.
-	s.write = b.caddy("changes", storeSpec{algorithm: "ES256", credentials: 20_000, tokens: 1}, map[string]string{"token": "client_credentials"}).onCopy(b.cache)
+	s.write = b.onCopy(b.caddy("changes", storeSpec{algorithm: "ES256", credentials: 20_000, tokens: 1},
+		map[string]string{"token": "client_credentials"}), b.cache)
 	s.addGuardCases()
 	s.addTokenCases()
 	s.addPeers()

@@ -118,7 +118,7 @@ func (b *bench) newGrowth() *scenery {
 				return err
 			}
 			for _, name := range []string{"tokens", "clients"} {
-				if err := writeZipf(c.file(name), c.file(name)+".zipf", n, zipfDraws); err != nil {
+				if err := writeZipf(c.file(name), c.file(name)+".zipf", n, min(zipfDraws, b.growthSpec(n).tokens)); err != nil {
 					return err
 				}
 			}

@@ -68,8 +68,11 @@ func lineOf(path string) func() (string, error) {
 }
 
 // writeZipf writes lines that were drawn from the first n of a file, the few
-// at its head far more often than the others.
+// at its head far more often than the others, unless an earlier run has.
 func writeZipf(from, to string, n, draws int) error {
+	if _, err := os.Stat(to); err == nil {
+		return nil
+	}
 	source, err := os.Open(from)
 	if err != nil {
 		return err
@@ -86,14 +89,19 @@ func writeZipf(from, to string, n, draws int) error {
 	if scanner.Err() != nil {
 		return scanner.Err()
 	}
-	chance := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // G404: the same draws in each run
+	chance := rand.New(rand.NewPCG(1, 2))                               //nolint:gosec // G404: the same draws in each run
 	zipf := rand.NewZipf(chance, zipfExponent, 1, uint64(len(spans)-1)) //nolint:gosec // G115: there are some
-	return writeFile(to, draws, func(int) (string, error) {
+	partial := to + ".partial"
+	err = writeFile(partial, draws, func(int) (string, error) {
 		s := spans[zipf.Uint64()]
 		line := make([]byte, s.length-1)
 		_, err := source.ReadAt(line, s.start)
 		return string(line), err
 	})
+	if err != nil {
+		return err
+	}
+	return os.Rename(partial, to)
 }
 
 // zipfExponent is near to 1, as the popularity of web pages and clients is;

@@ -79,7 +79,11 @@ func (d *drawing) bars(group string, cases []result) {
 			d.line(labelWidth+low*scale, d.y-4, labelWidth+high*scale, d.y-4, "black", 1)
 			length = max(length, high*scale)
 		}
-		d.text(labelWidth+length+6, d.y, "start", "normal", short(medians[i]))
+		number := short(medians[i])
+		if medians[i] > longest {
+			number = "… " + number
+		}
+		d.text(labelWidth+length+6, d.y, "start", "normal", number)
 	}
 }
 

@@ -43,9 +43,9 @@ func (b *bench) race(ctx context.Context, found *outcome) error {
 		return nil
 	}
 	spec := storeSpec{algorithm: "ES256", credentials: 100, tokens: b.tries / 2}
-	c := b.caddy("race", spec, map[string]string{
+	c := b.onCopy(b.caddy("race", spec, map[string]string{
 		"token": "client_credentials", "guard": "bearer_auth\n" + endings("")[responded],
-	}).onCopy(memoryDir())
+	}), memoryDir())
 	c.core = "" // more cores, more races
 	if err := c.ensure(ctx); err != nil {
 		return err

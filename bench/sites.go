@@ -49,9 +49,10 @@ func (b *bench) caddy(name string, spec storeSpec, sites map[string]string) *cad
 
 // onCopy has the server work on a copy of its store, in the given directory:
 // it is going to change it.
-func (c *caddy) onCopy(dir string) *caddy {
+func (b *bench) onCopy(c *caddy, dir string) *caddy {
 	original, prepare := c.store, c.prepare
 	c.store = filepath.Join(dir, filepath.Base(original)+"-"+c.name)
+	b.copies = append(b.copies, c.store)
 	c.prepare = func(ctx context.Context) error {
 		if err := prepare(ctx); err != nil {
 			return err
