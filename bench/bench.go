@@ -21,6 +21,8 @@ type bench struct {
 	temp  string // gone after the run
 	cache string // kept: stores take minutes to make
 
+	locked *os.File // the cache, as long as this runs
+
 	serverCore, loadCore string // numbers of cores, empty on a machine with one
 	counts               bool   // whether perf can count instructions
 
@@ -43,11 +45,28 @@ func newBench(opts options) (*bench, error) {
 	if err := os.MkdirAll(b.cache, 0o700); err != nil {
 		return nil, err
 	}
+	if err := b.lockCache(); err != nil {
+		return nil, err
+	}
 	if b.temp, err = os.MkdirTemp("", "bench"); err != nil {
 		return nil, err
 	}
 	// nginx's workers may run as another user.
 	return b, os.Chmod(b.temp, 0o711) //nolint:gosec // G302: what is secret here is secret for the run of a benchmark
+}
+
+// lockCache keeps a second run away, until this process ends: it would disturb
+// the figures, and can't open the same stores.
+func (b *bench) lockCache() error {
+	dir, err := os.Open(b.cache)
+	if err != nil {
+		return err
+	}
+	b.locked = dir // kept open
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // G115: descriptors are small
+		return fmt.Errorf("another benchmark is running, wait until it has ended: %s: %w", b.cache, err)
+	}
+	return nil
 }
 
 func (b *bench) close() {

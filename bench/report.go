@@ -64,9 +64,21 @@ func newOutcome(opts options) *outcome {
 	}
 	return &outcome{
 		Machine: machine(), Date: time.Now().Format(time.DateOnly), Commit: commit,
-		Command: "go run . " + strings.Join(os.Args[1:], " "),
+		Command: commandLine(),
 		Rounds:  opts.rounds, Seconds: opts.seconds,
 	}
+}
+
+// commandLine returns what has started this run, for a shell.
+func commandLine() string {
+	words := []string{"go run ."}
+	for _, arg := range os.Args[1:] {
+		if strings.ContainsAny(arg, " |()*?$^") {
+			arg = "'" + arg + "'"
+		}
+		words = append(words, arg)
+	}
+	return strings.Join(words, " ")
 }
 
 // write writes the results in all their forms.
@@ -92,7 +104,7 @@ func (o *outcome) write(dir string) error {
 func (o *outcome) markdown() string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "# Results\n\n%s\n\n%s, commit %s: `%s`, %d rounds of %g s a case\n\n![plot](results.svg)\n",
-		o.Machine, o.Date, o.Commit, strings.TrimSpace(o.Command), o.Rounds, o.Seconds)
+		o.Machine, o.Date, o.Commit, o.Command, o.Rounds, o.Seconds)
 	o.writeComparisons(&text)
 	for _, group := range o.groups() {
 		o.writeGroup(&text, group)
