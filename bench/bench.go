@@ -63,7 +63,7 @@ func (b *bench) lockCache() error {
 		return err
 	}
 	b.locked = dir // kept open
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // G115: descriptors are small
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("another benchmark is running, wait until it has ended: %s: %w", b.cache, err)
 	}
 	return nil
