@@ -114,13 +114,10 @@ type streamWriter struct {
 
 // open reports whether the answer may go on, and notes that it has begun.
 func (w *streamWriter) open() bool {
-	phase := w.phase.Load()
-	if phase == waiting && w.phase.CompareAndSwap(waiting, begun) {
+	if w.phase.CompareAndSwap(waiting, begun) {
 		return true
 	}
-	if phase == waiting {
-		phase = w.phase.Load()
-	}
+	phase := w.phase.Load()
 	return phase == begun || phase == ending
 }
 
