@@ -42,13 +42,13 @@ func parseClientCredentials(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue
 	if h.NextArg() {
 		return nil, h.ArgErr()
 	}
-	endpoints, guard := new(handler.ClientCredentials), new(handler.BearerAuth)
+	endpoints, guard := new(handler.ClientCredentials), &handler.BearerAuth{MatcherSetsRaw: matcher}
 	for nesting := h.Nesting(); h.NextBlock(nesting); {
 		if err := parseEndpointSetting(h.Dispenser, endpoints, guard); err != nil {
 			return nil, err
 		}
 	}
-	return routes(matcher, guard, handler.StripIdentityHeaders{}, endpoints), nil
+	return route(h, endpoints, guard), nil
 }
 
 func parseEndpointSetting(d *caddyfile.Dispenser, endpoints *handler.ClientCredentials, guard *handler.BearerAuth) (err error) {
@@ -105,7 +105,7 @@ func parseBearerAuth(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error
 	if err != nil {
 		return nil, err
 	}
-	guard := new(handler.BearerAuth)
+	guard := &handler.BearerAuth{MatcherSetsRaw: matcher}
 	guard.Scopes = h.RemainingArgs()
 	if err := handler.ValidateRules(handler.Rules{Scopes: guard.Scopes}); err != nil {
 		return nil, h.WrapErr(err)
@@ -118,7 +118,7 @@ func parseBearerAuth(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error
 	if err := handler.ValidateRules(guard.Rules); err != nil {
 		return nil, h.WrapErr(err)
 	}
-	return routes(matcher, guard, handler.StripIdentityHeaders{}, new(handler.ProtectedResource)), nil
+	return route(h, guard), nil
 }
 
 func parseGuardSetting(d *caddyfile.Dispenser, guard *handler.BearerAuth) error {
@@ -154,7 +154,7 @@ func parseFlag(d *caddyfile.Dispenser, flag *bool) error {
 }
 
 // begin consumes the directive's name and matcher.
-func begin(h httpcaddyfile.Helper) (caddy.ModuleMap, error) {
+func begin(h httpcaddyfile.Helper) (caddyhttp.RawMatcherSets, error) {
 	h.Next()
 	matcher, err := h.ExtractMatcherSet()
 	if err != nil {
@@ -164,29 +164,27 @@ func begin(h httpcaddyfile.Helper) (caddy.ModuleMap, error) {
 	if h.Option(appName) == nil {
 		return nil, h.Errf("%s needs the global option 'client_credentials { issuer https://… }' at the top of the Caddyfile", h.Val())
 	}
-	return matcher, nil
+	if matcher == nil {
+		return nil, nil
+	}
+	return caddyhttp.RawMatcherSets{matcher}, nil
 }
 
-// routes returns what a directive becomes: the handlers that see every request,
-// so that a matcher narrows neither what is served nor what is cleaned, and the guard under the directive's matcher. They are kept together by a
-// Subroute, since Caddy would sort the route with a matcher to the front. The
-// guard always has a matcher, if only one that fits every path: of a named
-// route without any, Caddy keeps the first handler alone.
-func routes(matcher caddy.ModuleMap, guard *handler.BearerAuth, unmatched ...caddyhttp.MiddlewareHandler) []httpcaddyfile.ConfigValue {
-	var all caddyhttp.Route
-	for _, h := range unmatched {
-		all.HandlersRaw = append(all.HandlersRaw, handlerJSON(h))
+// route returns what a directive becomes: one route that every request takes, so
+// that a matcher narrows what is guarded, and neither what is served nor what is
+// cleaned; the guard holds the matcher itself. The handlers then share a route
+// with those of the directives around them, which Caddy wires up once.
+func route(h httpcaddyfile.Helper, handlers ...caddyhttp.MiddlewareHandler) []httpcaddyfile.ConfigValue {
+	var route caddyhttp.Route
+	if h.IsNamedRoute() {
+		// Of a named route in which nothing has a matcher, Caddy keeps the first
+		// handler alone, and would lose what is guarded.
+		route.MatcherSetsRaw = caddyhttp.RawMatcherSets{{"path": caddyconfig.JSON(caddyhttp.MatchPath{"*"}, nil)}}
 	}
-	if matcher == nil {
-		matcher = caddy.ModuleMap{"path": caddyconfig.JSON(caddyhttp.MatchPath{"*"}, nil)}
+	for _, handler := range handlers {
+		route.HandlersRaw = append(route.HandlersRaw, handlerJSON(handler))
 	}
-	return []httpcaddyfile.ConfigValue{{Class: "route", Value: caddyhttp.Subroute{Routes: caddyhttp.RouteList{
-		all,
-		{
-			MatcherSetsRaw: caddyhttp.RawMatcherSets{matcher},
-			HandlersRaw:    []json.RawMessage{handlerJSON(guard)},
-		},
-	}}}}
+	return []httpcaddyfile.ConfigValue{{Class: "route", Value: route}}
 }
 
 func handlerJSON(handler caddyhttp.MiddlewareHandler) json.RawMessage {

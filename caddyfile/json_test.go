@@ -51,6 +51,7 @@ func TestEverySettingIsTakenAsJSON(t *testing.T) {
 		"endpoints elsewhere": withHandler(`{"handler": "client_credentials", "base_path": "/machines/v1/", "mcp_compat": true, "lenient_assertion_audience": true, "auth_failures": {"per_client": 20, "per_address": 200, "off": false}}`),
 		"the guard":           withHandler(`{"handler": "bearer_auth"}`),
 		"the guard, all":      withHandler(`{"handler": "bearer_auth", "scopes": ["items:read"], "any": true, "audience": "{env.TEST_AUDIENCE}", "realm": "Stock", "optional": true, "forward_token": true, "keep_streams": true}`),
+		"the guard, narrowed": withHandler(`{"handler": "bearer_auth", "match": [{"path": ["/items/*"], "method": ["GET"]}, {"not": [{"path": ["/public/*"]}]}]}`),
 		"the resources":       withHandler(`{"handler": "oauth_protected_resource"}`),
 		"the header removal":  withHandler(`{"handler": "strip_identity_headers"}`),
 		"the provider":        withHandler(provider(`{}`)),
@@ -69,6 +70,7 @@ func TestAnUnknownMemberIsRefused(t *testing.T) {
 		"client_credentials.stores.badger":      withApp(`{"issuer": "https://api.example.com", "store": {"module": "badger", "paths": "credentials"}}`),
 		"http.handlers.client_credentials":      withHandler(`{"handler": "client_credentials", "base": "/api"}`),
 		"http.handlers.bearer_auth":             withHandler(`{"handler": "bearer_auth", "scope": "items:read"}`),
+		"http.matchers.path_regexp":             withHandler(`{"handler": "bearer_auth", "match": [{"path_regexp": {"regexp": "^/items/"}}]}`),
 		"http.handlers.strip_identity_headers":  withHandler(`{"handler": "strip_identity_headers", "names": ["X-Client-Id"]}`),
 		"http.authentication.providers.bearer":  withHandler(provider(`{"optional": true}`)),
 		"http.authentication.providers.bearer ": withHandler(provider(`{"forward_token": true}`)),
@@ -89,6 +91,7 @@ func TestAWrongConfigurationIsRefusedWithTheMend(t *testing.T) {
 	for _, c := range []struct{ name, config, want string }{
 		{"endpoints without the app", `{"apps": {"http": ` + serverWith(`{"handler": "client_credentials"}`) + `}}`, "add the global option 'client_credentials"},
 		{"guard without the app", `{"apps": {"http": ` + serverWith(`{"handler": "bearer_auth"}`) + `}}`, "add the global option 'client_credentials"},
+		{"guard with an unknown matcher", withHandler(`{"handler": "bearer_auth", "match": [{"paths": ["/items/*"]}]}`), "unknown module: http.matchers.paths"},
 		{"provider without the app", `{"apps": {"http": ` + serverWith(provider(`{}`)) + `}}`, "add the global option 'client_credentials"},
 
 		{"no issuer", withApp(`{}`), "issuer is required"},

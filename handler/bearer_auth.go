@@ -2,6 +2,7 @@ package handler
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
@@ -31,7 +32,15 @@ func init() {
 // `X-Client-Scope` and `X-Client-Account`; what the client itself sends under
 // these names is removed. Where two guards stand in one request's way, both
 // must let it pass, and the last one decides whether the token goes on.
+//
+// It also serves the metadata of the resources of this host, without a token
+// (RFC 9728): see `oauth_protected_resource`.
 type BearerAuth struct {
+	// Which requests need a token: those that fit one of these matcher sets.
+	// From the others only the identity headers are removed. Default: every
+	// request
+	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"match,omitempty" caddy:"namespace=http.matchers"`
+
 	Rules
 
 	// Lets requests without a token pass, without an identity. A token that is
@@ -47,7 +56,8 @@ type BearerAuth struct {
 	// ended within 200 ms of its token's expiry, and at once by a revocation.
 	KeepStreams bool `json:"keep_streams,omitempty"`
 
-	guard *guard
+	guard    *guard
+	matchers caddyhttp.MatcherSets
 }
 
 // CaddyModule returns the Caddy module information.
@@ -58,13 +68,32 @@ func (BearerAuth) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision sets up the guard.
+// Provision sets up the guard and its matchers.
 func (b *BearerAuth) Provision(ctx caddy.Context) (err error) {
-	b.guard, err = newGuard(ctx, b.Rules)
-	return err
+	if b.guard, err = newGuard(ctx, b.Rules); err != nil {
+		return err
+	}
+	sets, err := ctx.LoadModule(b, "MatcherSetsRaw")
+	if err != nil {
+		return fmt.Errorf("loading matchers: %w", err)
+	}
+	return b.matchers.FromInterface(sets)
 }
 
 func (b *BearerAuth) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	stripIdentity(r)
+	if serveResource(w, r, b.guard.app) {
+		return nil
+	}
+	if matches, err := b.matchers.AnyMatchWithError(r); err != nil {
+		return err
+	} else if !matches {
+		return next.ServeHTTP(w, r)
+	}
+	return b.serveGuarded(w, r, next)
+}
+
+func (b *BearerAuth) serveGuarded(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	a, ref := b.guard.admit(r)
 	if a == nil && ref == nil {
 		if b.Optional {

@@ -215,6 +215,29 @@ func TestAMatcherNarrowsTheGuardAndNothingElse(t *testing.T) {
 	}
 }
 
+// A matcher that fails to say whether a request is to be guarded lets it not
+// pass.
+func TestARequestThatAMatcherFailsOnIsRefused(t *testing.T) {
+	s := run(t, site("", "", "client_credentials /guarded/*\n@numbered expression `int({header.X-Number}) > 1`\nbearer_auth @numbered\nreverse_proxy {{upstream}}"))
+	token := testserver.Bearer(s.Token(t, s.CreateWith(t, "read")))
+	for _, test := range []struct {
+		number string
+		header []string
+		status int
+	}{
+		{"1", nil, http.StatusOK},
+		{"2", nil, http.StatusUnauthorized},
+		{"2", token, http.StatusOK},
+		{"none", nil, http.StatusInternalServerError},
+		{"none", token, http.StatusInternalServerError},
+	} {
+		resp := s.Do(t, "GET", "/x", "", append(test.header, "X-Number", test.number)...)
+		if reached := len(s.Upstream.Take()) > 0; resp.StatusCode != test.status || reached != (test.status == http.StatusOK) {
+			t.Errorf("X-Number %s: status %d, want %d; the upstream was reached: %t", test.number, resp.StatusCode, test.status, reached)
+		}
+	}
+}
+
 // Trailers arrive after the header, and an upstream may merge them into it.
 func TestIdentityTrailersDoNotReachTheUpstream(t *testing.T) {
 	s := run(t, guarded)

@@ -22,9 +22,9 @@ func init() {
 // `Authorization`, out of the `Connection` header field, which would remove the
 // true ones on their way to the upstream.
 //
-// The directives `client_credentials` and `bearer_auth` put it in front of
-// their guards, for requests that no guard looks at. It does its work once for
-// a request: what is set after that stays.
+// The handler `bearer_auth` does the same, for requests that it does not guard
+// too; put this one in front of the `bearer` provider, and on routes that have
+// neither. It does its work once for a request: what is set after that stays.
 type StripIdentityHeaders struct{}
 
 // CaddyModule returns the Caddy module information.

@@ -21,8 +21,8 @@ func init() {
 // a document if its audience is the URL at which the clients reach it; the
 // guard's refusals then name it in `WWW-Authenticate`.
 //
-// The directive `bearer_auth` puts it in front of its guard. The handler
-// `client_credentials` serves the same documents.
+// The handlers `bearer_auth` and `client_credentials` serve the same documents;
+// this one is for routes whose guard is the `bearer` provider.
 type ProtectedResource struct {
 	app *issuer.App
 }

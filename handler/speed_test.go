@@ -14,8 +14,8 @@ import (
 )
 
 // inProcess has requests pass a guard without a network: as Caddy's server
-// prepares them, through the two handlers that the directive puts in a
-// request's way, to one that does nothing.
+// prepares them, through what the directive puts in their way, to a handler that
+// does nothing.
 type inProcess struct {
 	server  *caddyhttp.Server
 	guarded caddyhttp.Handler
@@ -32,13 +32,10 @@ func newInProcess(t testing.TB) *inProcess {
 	if err := guard.Provision(caddy.ActiveContext()); err != nil {
 		t.Fatal(err)
 	}
-	guarded := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error { return guard.ServeHTTP(w, r, nothing) })
 	return &inProcess{
-		server: new(caddyhttp.Server),
-		guarded: caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-			return handler.StripIdentityHeaders{}.ServeHTTP(w, r, guarded)
-		}),
-		token: s.Token(t, s.CreateWith(t, "items:read", "items:write")),
+		server:  new(caddyhttp.Server),
+		guarded: caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error { return guard.ServeHTTP(w, r, nothing) }),
+		token:   s.Token(t, s.CreateWith(t, "items:read", "items:write")),
 	}
 }
 
