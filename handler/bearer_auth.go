@@ -81,7 +81,8 @@ func (b *BearerAuth) Provision(ctx caddy.Context) (err error) {
 }
 
 func (b *BearerAuth) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	stripIdentity(r)
+	vars := requestVars(r)
+	stripIdentity(r, vars)
 	if serveResource(w, r, b.guard.app) {
 		return nil
 	}
@@ -90,11 +91,11 @@ func (b *BearerAuth) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 	} else if !matches {
 		return next.ServeHTTP(w, r)
 	}
-	return b.serveGuarded(w, r, next)
+	return b.serveGuarded(w, r, vars, next)
 }
 
-func (b *BearerAuth) serveGuarded(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	a, ref := b.guard.admit(r)
+func (b *BearerAuth) serveGuarded(w http.ResponseWriter, r *http.Request, vars map[string]any, next caddyhttp.Handler) error {
+	a, ref := b.guard.admit(r, vars)
 	if a == nil && ref == nil {
 		if b.Optional {
 			requestsAnonymous.Inc()

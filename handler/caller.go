@@ -54,9 +54,10 @@ func (c *ClientCredentials) askAboutToken(w http.ResponseWriter, r *http.Request
 func (c *ClientCredentials) caller(w http.ResponseWriter, r *http.Request, iss *issuer.Issuer, body bodyAuthentication, doing string) (issuer.Caller, bool) {
 	scheme, _, _ := authorization(r.Header)
 	// A guard in front of the endpoints has taken the token out of the request.
-	bearer := strings.EqualFold(scheme, "bearer") || admissionOf(r) != nil
+	_, guarded := requestVars(r)[identityVar].(*admission)
+	bearer := strings.EqualFold(scheme, "bearer") || guarded
 	if bearer && body.secret == "" && body.assertion == "" {
-		a, ref := c.guard.admit(r)
+		a, ref := c.guard.admit(r, requestVars(r))
 		if ref != nil {
 			c.guard.challenge(w, r, ref)
 			c.writeRefusal(w, r, ref)

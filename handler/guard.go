@@ -111,13 +111,13 @@ func configuredApp(ctx caddy.Context) (*issuer.App, error) {
 	return app.(*issuer.App), nil
 }
 
-// admit returns who sends the request, if it may pass; nil and no refusal where
-// it brings no token at all. The client's own identity headers are gone when it
+// admit returns who sends the request with these variables, if it may pass; nil
+// and no refusal where it brings no token at all. The client's own identity headers are gone when it
 // returns, whatever it returns.
-func (g *guard) admit(r *http.Request) (*admission, *refusal) {
-	stripIdentity(r)
-	a := admissionOf(r)
-	if a == nil {
+func (g *guard) admit(r *http.Request, vars map[string]any) (*admission, *refusal) {
+	stripIdentity(r, vars)
+	a, known := vars[identityVar].(*admission)
+	if !known {
 		var ref *refusal
 		if a, ref = g.authenticate(r); a == nil || ref != nil {
 			return nil, ref
@@ -132,7 +132,7 @@ func (g *guard) admit(r *http.Request) (*admission, *refusal) {
 	if !g.satisfied(a.Token.Scopes) {
 		return nil, insufficientScope(g.Scopes...)
 	}
-	caddyhttp.SetVar(r.Context(), admissionVar, a)
+	vars[identityVar] = a
 	return a, nil
 }
 
@@ -147,10 +147,7 @@ func (r *Rules) satisfied(scopes []string) bool {
 func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {
 	token, err := bearerToken(r.Header)
 	if err != nil {
-		return nil, &refusal{
-			status: http.StatusBadRequest, code: "invalid_request",
-			description: err.Error(), reason: err.Error(),
-		}
+		return nil, unreadable(err)
 	}
 	if token == "" {
 		return nil, nil
@@ -160,13 +157,24 @@ func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {
 		return nil, cannotTell(err)
 	}
 	access, err := iss.Verify(r.Context(), token)
-	if err != nil {
-		if refused, ok := errors.AsType[*issuer.Refusal](err); ok {
-			return nil, invalidToken(refused.Reason)
-		}
-		return nil, cannotTell(err)
+	if err == nil {
+		return &admission{Access: access, authorization: r.Header["Authorization"][0]}, nil
 	}
-	return &admission{Access: access, authorization: r.Header["Authorization"][0]}, nil
+	refused, ok := errors.AsType[*issuer.Refusal](err)
+	switch {
+	case !ok:
+		return nil, cannotTell(err)
+	case !token68(token): // asked late: a token that counts is one
+		return nil, unreadable(errMalformedBearer)
+	}
+	return nil, invalidToken(refused.Reason)
+}
+
+func unreadable(err error) *refusal {
+	return &refusal{
+		status: http.StatusBadRequest, code: "invalid_request",
+		description: err.Error(), reason: err.Error(),
+	}
 }
 
 func noToken() *refusal {

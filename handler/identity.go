@@ -36,7 +36,7 @@ func (StripIdentityHeaders) CaddyModule() caddy.ModuleInfo {
 }
 
 func (StripIdentityHeaders) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	stripIdentity(r)
+	stripIdentity(r, requestVars(r))
 	return next.ServeHTTP(w, r)
 }
 
@@ -46,11 +46,10 @@ const (
 	headerAccount  = "X-Client-Account"
 )
 
-// The names of this package's entries among the variables of a request.
-const (
-	strippedVar  = "client_credentials.stripped"
-	admissionVar = "client_credentials.admission"
-)
+// identityVar is among the variables of a request as soon as the client's own
+// identity headers are gone; it is the *admission that a guard has left, if one
+// has.
+const identityVar = "client_credentials.identity"
 
 // admission is what a guard leaves in the request for those that follow.
 type admission struct {
@@ -66,9 +65,10 @@ type admission struct {
 // String keeps the token out of what prints the request's variables.
 func (a *admission) String() string { return a.Token.String() }
 
-func admissionOf(r *http.Request) *admission {
-	a, _ := caddyhttp.GetVar(r.Context(), admissionVar).(*admission)
-	return a
+// requestVars returns the variables that Caddy keeps for each request.
+func requestVars(r *http.Request) map[string]any {
+	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	return vars
 }
 
 // setIdentity tells the upstream who the client is. The header fields' values
@@ -137,11 +137,11 @@ func userField(a issuer.Access, name string) (value string, known bool) {
 
 // stripIdentity removes the client's own identity headers, once for a request:
 // those that a guard has set since are not the client's.
-func stripIdentity(r *http.Request) {
-	if caddyhttp.GetVar(r.Context(), strippedVar) != nil {
+func stripIdentity(r *http.Request, vars map[string]any) {
+	if vars[identityVar] != nil {
 		return
 	}
-	caddyhttp.SetVar(r.Context(), strippedVar, true)
+	vars[identityVar] = true
 	deleteIdentity(r.Header)
 	if values := r.Header["Connection"]; len(values) > 0 {
 		r.Header["Connection"] = keepFromConnection(values)

@@ -37,6 +37,9 @@ func TestARevokedTokenIsRefusedOnTheNextRequestAndItsSiblingsAreNot(t *testing.T
 			}
 			wantStatus(t, s.Do(t, "GET", "/x", "", testserver.Bearer(sibling)...), http.StatusOK)
 			s.Upstream.Take()
+			// It was looked for among the revoked ones, and was none of them then.
+			wantRevoked(t, ask(t, s, revokePath, c, sibling))
+			wantRefused(t, s, s.Do(t, "GET", "/x", "", testserver.Bearer(sibling)...), invalidToken)
 		}
 	})
 }

@@ -66,8 +66,9 @@ type registryShard struct {
 type state struct {
 	registry   *registry
 	credential atomic.Pointer[Credential]
-	// tokensRevoked says that some of its tokens were revoked one by one.
-	tokensRevoked atomic.Bool
+	// tokensRevoked rises with each of its tokens that is revoked by itself; 0
+	// says that none is.
+	tokensRevoked atomic.Uint32
 	watches       watchList
 }
 
@@ -181,7 +182,7 @@ func (r *registry) remember(clientID string, until time.Time) {
 // revokeToken makes the durable revocation of a single token count in memory.
 func (r *registry) revokeToken(t *Token, until time.Time) {
 	r.revokedTokens.add(revokedTokenKey(t.ClientID, t.ID), until)
-	t.state.tokensRevoked.Store(true)
+	t.state.tokensRevoked.Add(1)
 	go t.state.watchesDue()
 }
 
@@ -323,7 +324,9 @@ func (r *registry) intern(shard *registryShard, c *Credential, seen uint64) *sta
 	}
 	st := &state{registry: r}
 	st.credential.Store(c)
-	st.tokensRevoked.Store(r.revokedTokens.of(c.ClientID))
+	if r.revokedTokens.of(c.ClientID) {
+		st.tokensRevoked.Store(1)
+	}
 	shard.states[c.ClientID] = weak.Make(st)
 	runtime.AddCleanup(st, shard.forget, c.ClientID)
 	return st

@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
-// Token is an access token that this server has signed, as it was verified. It
-// is never changed. Whether it still counts is for Verify to say, each time.
+// Token is an access token that this server has signed, as it was verified.
+// Whether it still counts is for Verify to say, each time.
 type Token struct {
 	ID       string // the jti claim
 	ClientID string
@@ -28,6 +29,9 @@ type Token struct {
 	keyID     string
 	epoch     uint64
 	state     *state
+	// cleared is what the state's tokensRevoked was when this token was last
+	// looked for among the revoked ones, and was none of them.
+	cleared atomic.Uint32
 }
 
 // Access is a token that counts now, and the credential that it was issued for
@@ -189,7 +193,15 @@ func (c *Credential) ended(t *Token) bool {
 
 // revoked reports whether the token was revoked by itself.
 func (t *Token) revoked() bool {
-	return t.state.tokensRevoked.Load() && t.state.registry.revokedTokens.has(t.ID)
+	n := t.state.tokensRevoked.Load() // before the look: a revocation after it raises it again
+	if n == t.cleared.Load() {
+		return false
+	}
+	if t.state.registry.revokedTokens.has(t.ID) {
+		return true
+	}
+	t.cleared.Store(n)
+	return false
 }
 
 // For reports whether the token was issued for the audience.
