@@ -255,15 +255,12 @@ func decodeCredential(data []byte) (*Credential, error) {
 // state that says what its tokens are worth.
 const (
 	credentialPrefix = "credential/"
-	listedPrefix     = "listed/"     // listed/<account>/<created>/<client id>, while not revoked
-	revokedPrefix    = "revocation/" // revocation/<client id>, while a token of it may live
+	listedPrefix     = "listed/" // listed/<account>/<created>/<client id>, while not revoked
 
 	revokedTokenPrefix = "revoked_token/" // revoked_token/<client id>/<jti>, while the token would live
 )
 
 func credentialKey(clientID string) string { return credentialPrefix + clientID }
-
-func revocationKey(clientID string) string { return revokedPrefix + clientID }
 
 func revokedTokenKey(clientID, id string) string { return revokedTokenPrefix + clientID + "/" + id }
 

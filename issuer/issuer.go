@@ -173,19 +173,13 @@ func (i *Issuer) revokeOnce(ctx context.Context, account, clientID string) error
 	if err != nil {
 		return err
 	}
-	now := time.Now()
 	if !c.Revoked.IsZero() || (account != "" && c.Account != account) {
 		return ErrNotFound
 	}
-	c.Revoked = now.UTC()
+	c.Revoked = time.Now().UTC()
 	c.Epoch++
 	c.Version++
 	after, err := json.Marshal(c)
-	if err != nil {
-		return err
-	}
-	until := i.registry.keepUntil(now)
-	mark, err := json.Marshal(revocation{KeepUntil: until})
 	if err != nil {
 		return err
 	}
@@ -193,17 +187,13 @@ func (i *Issuer) revokeOnce(ctx context.Context, account, clientID string) error
 	ctx = context.WithoutCancel(ctx)
 	err = i.store.Commit(ctx, store.Batch{
 		Conditions: []store.Condition{{Key: credentialKey(clientID), Value: before}},
-		Puts: []store.Record{
-			{Key: credentialKey(clientID), Value: after},
-			{Key: revocationKey(clientID), Value: mark},
-		},
-		Deletes: []string{listedKey(c)},
+		Puts:       []store.Record{{Key: credentialKey(clientID), Value: after}},
+		Deletes:    []string{listedKey(c)},
 	})
 	if err != nil {
 		return fmt.Errorf("revoking a credential: %w", err)
 	}
 	i.registry.apply(c)
-	i.registry.remember(clientID, until)
 	return nil
 }
 

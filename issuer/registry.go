@@ -43,10 +43,9 @@ type registry struct {
 
 	revokedTokens *revokedTokens
 
-	mu      sync.Mutex
-	revoked map[string]time.Time // until when its mark in the store is needed, by client id
-	mark    time.Duration        // the longest that any token of this store lives
-	used    map[string]time.Time // assertions that were used, until they expire
+	mu   sync.Mutex
+	mark time.Duration        // the longest that any token of this store lives
+	used map[string]time.Time // assertions that were used, until they expire
 
 	opened time.Time // to the second, as assertions are dated
 
@@ -72,8 +71,7 @@ type state struct {
 	watches       watchList
 }
 
-// revocation is the record of a revocation that tokens may still live which it
-// must refuse.
+// revocation is the record of the revocation of a single token.
 type revocation struct {
 	KeepUntil time.Time `json:"keep_until"`
 }
@@ -103,10 +101,9 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 		signatureChecks: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 		revokedTokens:   newRevokedTokens(),
 
-		revoked: make(map[string]time.Time),
-		used:    make(map[string]time.Time),
-		opened:  time.Now().Truncate(time.Second),
-		stop:    make(chan struct{}),
+		used:   make(map[string]time.Time),
+		opened: time.Now().Truncate(time.Second),
+		stop:   make(chan struct{}),
 	}
 	for i := range r.shards {
 		r.shards[i].states = make(map[string]weak.Pointer[state])
@@ -114,7 +111,7 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 	if err := r.readMark(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.readRevocations(ctx); err != nil {
+	if err := r.readRevokedTokens(ctx); err != nil {
 		return nil, err
 	}
 	if err := r.sweep(ctx, time.Now()); err != nil {
@@ -172,24 +169,11 @@ func (r *registry) apply(c *Credential) {
 	}
 }
 
-// remember notes until when the mark of a revocation is needed in the store.
-func (r *registry) remember(clientID string, until time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.revoked[clientID] = until
-}
-
 // revokeToken makes the durable revocation of a single token count in memory.
 func (r *registry) revokeToken(t *Token, until time.Time) {
 	r.revokedTokens.add(revokedTokenKey(t.ClientID, t.ID), until)
 	t.state.tokensRevoked.Add(1)
 	go t.state.watchesDue()
-}
-
-// keepUntil returns when the last token that was obtained before now has
-// expired, whatever the configuration that it was obtained under.
-func (r *registry) keepUntil(now time.Time) time.Time {
-	return now.Add(r.longestLifetime() + clockMargin).UTC()
 }
 
 // longestLifetime returns the longest that any token of this store lives.
@@ -229,24 +213,13 @@ func (r *registry) readMark(ctx context.Context) error {
 	return json.Unmarshal(value, &r.mark)
 }
 
-func (r *registry) readRevocations(ctx context.Context) error {
-	err := r.scanRevocations(ctx, revokedPrefix, func(key string, until time.Time) {
-		r.revoked[key[len(revokedPrefix):]] = until
-	})
-	if err != nil {
-		return err
-	}
-	return r.scanRevocations(ctx, revokedTokenPrefix, r.revokedTokens.add)
-}
-
-// scanRevocations tells until when to keep each revocation, by its key.
-func (r *registry) scanRevocations(ctx context.Context, prefix string, tell func(key string, until time.Time)) error {
-	return r.store.Scan(ctx, prefix, func(key string, value []byte) error {
+func (r *registry) readRevokedTokens(ctx context.Context) error {
+	return r.store.Scan(ctx, revokedTokenPrefix, func(key string, value []byte) error {
 		var rev revocation
 		if err := json.Unmarshal(value, &rev); err != nil {
 			return fmt.Errorf("the record of a revocation can't be read: %w", err)
 		}
-		tell(key, rev.KeepUntil)
+		r.revokedTokens.add(key, rev.KeepUntil)
 		return nil
 	})
 }
@@ -261,37 +234,25 @@ func (r *registry) sweepUntilClosed() {
 		case now := <-ticker.C:
 			if err := r.sweep(context.Background(), now); err != nil {
 				// The logger of a configuration may be closed: this outlives them.
-				caddy.Log().Named("client_credentials").Error("removing revocation marks that no token needs any more", zap.Error(err))
+				caddy.Log().Named("client_credentials").Error("removing the revocations of tokens that have expired", zap.Error(err))
 			}
 		}
 	}
 }
 
-// sweep forgets the revocations whose last token has expired, and with it what
-// would refuse it. The credentials stay revoked in the store.
+// sweep forgets the revocations of tokens that have expired, and used assertions
+// that have.
 func (r *registry) sweep(ctx context.Context, now time.Time) error {
-	due := r.forgetDue(now)
+	r.mu.Lock()
+	maps.DeleteFunc(r.used, func(_ string, until time.Time) bool { return now.After(until) })
+	r.mu.Unlock()
+	due := r.revokedTokens.forgetDue(now)
 	for batch := range slices.Chunk(due, sweepBatch) {
 		if err := r.store.Commit(ctx, store.Batch{Deletes: batch}); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// forgetDue drops them from memory, and returns their keys in the store.
-func (r *registry) forgetDue(now time.Time) []string {
-	due := r.revokedTokens.forgetDue(now)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for clientID, until := range r.revoked {
-		if now.After(until) {
-			delete(r.revoked, clientID)
-			due = append(due, revocationKey(clientID))
-		}
-	}
-	maps.DeleteFunc(r.used, func(_ string, until time.Time) bool { return now.After(until) })
-	return due
 }
 
 func (r *registry) read(ctx context.Context, clientID string) (*Credential, error) {

@@ -10,23 +10,20 @@ import (
 
 // Revocations come in bursts, such as after a leak: one sweep must take all
 // that are due, however many.
-func TestRevocationsAreForgottenWhenNoTokenNeedsThemAndStayInTheStore(t *testing.T) {
+func TestASweepForgetsAllRevokedTokensThatHaveExpired(t *testing.T) {
 	const due = 2*sweepBatch + 1
 	st := openTestStore(t, t.TempDir())
 	iss := newTestIssuer(t, st, time.Hour, 100)
-	kept, secret, err := iss.Create(t.Context(), Draft{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := iss.Revoke(t.Context(), "", kept.ClientID); err != nil {
-		t.Fatal(err)
-	}
 	now := time.Now()
 	var batch store.Batch
-	for n := range due {
-		clientID := fmt.Sprintf("%032x", n)
-		iss.registry.remember(clientID, now.Add(-time.Second))
-		batch.Puts = append(batch.Puts, store.Record{Key: revocationKey(clientID), Value: []byte(`{}`)})
+	for n := range due + 1 {
+		key := revokedTokenKey(newClientID(), fmt.Sprint(n))
+		until := now.Add(-time.Minute)
+		if n == due {
+			until = now.Add(time.Minute)
+		}
+		iss.registry.revokedTokens.add(key, until)
+		batch.Puts = append(batch.Puts, store.Record{Key: key, Value: []byte(`{}`)})
 	}
 	if err := st.Commit(t.Context(), batch); err != nil {
 		t.Fatal(err)
@@ -35,24 +32,35 @@ func TestRevocationsAreForgottenWhenNoTokenNeedsThemAndStayInTheStore(t *testing
 		t.Fatal(err)
 	}
 	var left []string
-	err = st.Scan(t.Context(), revokedPrefix, func(key string, _ []byte) error {
+	err := st.Scan(t.Context(), revokedTokenPrefix, func(key string, _ []byte) error {
 		left = append(left, key)
 		return nil
 	})
-	if err != nil || len(left) != 1 || left[0] != revocationKey(kept.ClientID) || len(iss.registry.revoked) != 1 {
-		t.Errorf("%d marks are left in the store and %d in memory, %v, want the one that is not due",
-			len(left), len(iss.registry.revoked), err)
+	if err != nil || len(left) != 1 || left[0] != batch.Puts[due].Key || len(iss.registry.revokedTokens.byID) != 1 {
+		t.Errorf("%d are left in the store and %d in memory, %v, want the one that is not due",
+			len(left), len(iss.registry.revokedTokens.byID), err)
 	}
+}
 
-	if err := iss.registry.sweep(t.Context(), now.Add(2*time.Hour)); err != nil {
+func TestARevokedCredentialStaysRevokedThoughMemoryForgetsIt(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	c, secret, err := iss.Create(t.Context(), Draft{})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if len(iss.registry.revoked) != 0 {
-		t.Error("a revocation is remembered though its last token has expired")
+	issued, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret))
+	if err != nil {
+		t.Fatal(err)
 	}
-	forget(t, iss, kept.ClientID)
-	if _, err := iss.Issue(t.Context(), tokenRequest(kept.ClientID, secret)); err == nil {
-		t.Error("a credential came back when its revocation was forgotten in memory")
+	if err := iss.Revoke(t.Context(), "", c.ClientID); err != nil {
+		t.Fatal(err)
+	}
+	forget(t, iss, c.ClientID)
+	if _, err := iss.Verify(t.Context(), issued.Token); !isRefusal(err) {
+		t.Errorf("its token: %v, want a refusal", err)
+	}
+	if _, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret)); err == nil {
+		t.Error("it gets a token")
 	}
 }
 
