@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -258,11 +259,18 @@ const (
 	listedPrefix     = "listed/" // listed/<account>/<created>/<client id>, while not revoked
 
 	revokedTokenPrefix = "revoked_token/" // revoked_token/<client id>/<jti>, while the token would live
+	revokedUntilPrefix = "revoked_until/" // revoked_until/<when to remove it>/<client id>/<jti>
 )
 
 func credentialKey(clientID string) string { return credentialPrefix + clientID }
 
 func revokedTokenKey(clientID, id string) string { return revokedTokenPrefix + clientID + "/" + id }
+
+// revokedUntilKey sorts the keys of revoked tokens by the time until which they
+// are needed, to the second.
+func revokedUntilKey(revokedTokenKey string, until time.Time) string {
+	return fmt.Sprintf("%s%020d/%s", revokedUntilPrefix, until.Unix(), strings.TrimPrefix(revokedTokenKey, revokedTokenPrefix))
+}
 
 // listedKey sorts the credentials of an account by the time they were created.
 func listedKey(c *Credential) string {

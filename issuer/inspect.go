@@ -60,7 +60,8 @@ func (i *Issuer) RevokeToken(ctx context.Context, caller Caller, token string) (
 	key := revokedTokenKey(t.ClientID, t.ID)
 	// Once begun, it is not given up because the caller went away.
 	ctx = context.WithoutCancel(ctx)
-	if err := i.store.Commit(ctx, store.Batch{Puts: []store.Record{{Key: key, Value: value}}}); err != nil {
+	err = i.store.Commit(ctx, store.Batch{Puts: []store.Record{{Key: key, Value: value}, {Key: revokedUntilKey(key, until)}}})
+	if err != nil {
 		return nil, fmt.Errorf("revoking a token: %w", err)
 	}
 	i.registry.revokeToken(t, until)

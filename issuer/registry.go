@@ -4,11 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"hash/maphash"
 	"maps"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,8 +39,6 @@ type registry struct {
 	// signatureChecks holds a place for each check that is under way.
 	signatureChecks chan struct{}
 
-	revokedTokens *revokedTokens
-
 	mu   sync.Mutex
 	mark time.Duration        // the longest that any token of this store lives
 	used map[string]time.Time // assertions that were used, until they expire
@@ -63,17 +59,10 @@ type registryShard struct {
 
 // state is the present of one credential.
 type state struct {
-	registry   *registry
-	credential atomic.Pointer[Credential]
-	// tokensRevoked rises with each of its tokens that is revoked by itself; 0
-	// says that none is.
-	tokensRevoked atomic.Uint32
+	registry      *registry
+	credential    atomic.Pointer[Credential]
+	revokedTokens revokedTokens
 	watches       watchList
-}
-
-// revocation is the record of the revocation of a single token.
-type revocation struct {
-	KeepUntil time.Time `json:"keep_until"`
 }
 
 const (
@@ -83,7 +72,7 @@ const (
 	clockMargin   = time.Minute
 	sweepInterval = time.Minute
 	// sweepBatch keeps what one transaction deletes well below what the store
-	// takes in one.
+	// takes in one, and the maintenance of the store in small steps.
 	sweepBatch = 1000
 	// recentCredentials is how many credentials are kept in memory because they
 	// were used last; some 600 bytes each.
@@ -99,7 +88,6 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 		verified: newTokenCache(DefaultTokenCache),
 		// The other half of the processors is for requests that need no check.
 		signatureChecks: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
-		revokedTokens:   newRevokedTokens(),
 
 		used:   make(map[string]time.Time),
 		opened: time.Now().Truncate(time.Second),
@@ -109,12 +97,6 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 		r.shards[i].states = make(map[string]weak.Pointer[state])
 	}
 	if err := r.readMark(ctx); err != nil {
-		return nil, err
-	}
-	if err := r.readRevokedTokens(ctx); err != nil {
-		return nil, err
-	}
-	if err := r.sweep(ctx, time.Now()); err != nil {
 		return nil, err
 	}
 	r.done.Go(r.sweepUntilClosed)
@@ -171,8 +153,7 @@ func (r *registry) apply(c *Credential) {
 
 // revokeToken makes the durable revocation of a single token count in memory.
 func (r *registry) revokeToken(t *Token, until time.Time) {
-	r.revokedTokens.add(revokedTokenKey(t.ClientID, t.ID), until)
-	t.state.tokensRevoked.Add(1)
+	t.state.revokedTokens.add(t.ID, until)
 	go t.state.watchesDue()
 }
 
@@ -213,17 +194,6 @@ func (r *registry) readMark(ctx context.Context) error {
 	return json.Unmarshal(value, &r.mark)
 }
 
-func (r *registry) readRevokedTokens(ctx context.Context) error {
-	return r.store.Scan(ctx, revokedTokenPrefix, func(key string, value []byte) error {
-		var rev revocation
-		if err := json.Unmarshal(value, &rev); err != nil {
-			return fmt.Errorf("the record of a revocation can't be read: %w", err)
-		}
-		r.revokedTokens.add(key, rev.KeepUntil)
-		return nil
-	})
-}
-
 func (r *registry) sweepUntilClosed() {
 	ticker := time.NewTicker(sweepInterval)
 	defer ticker.Stop()
@@ -246,13 +216,25 @@ func (r *registry) sweep(ctx context.Context, now time.Time) error {
 	r.mu.Lock()
 	maps.DeleteFunc(r.used, func(_ string, until time.Time) bool { return now.After(until) })
 	r.mu.Unlock()
-	due := r.revokedTokens.forgetDue(now)
-	for batch := range slices.Chunk(due, sweepBatch) {
-		if err := r.store.Commit(ctx, store.Batch{Deletes: batch}); err != nil {
+	for {
+		select {
+		case <-r.stop:
+			return nil
+		default:
+		}
+		expired, err := r.expiredRevocations(ctx, now)
+		if err != nil || len(expired) == 0 {
+			return err
+		}
+		if err := r.store.Commit(ctx, store.Batch{Deletes: expired}); err != nil {
 			return err
 		}
 	}
-	return nil
+}
+
+// readRevokedTokens reads which of its tokens were revoked by themselves, once.
+func (s *state) readRevokedTokens(ctx context.Context) error {
+	return s.revokedTokens.read(ctx, s.registry.store, s.credential.Load().ClientID)
 }
 
 func (r *registry) read(ctx context.Context, clientID string) (*Credential, error) {
@@ -285,9 +267,6 @@ func (r *registry) intern(shard *registryShard, c *Credential, seen uint64) *sta
 	}
 	st := &state{registry: r}
 	st.credential.Store(c)
-	if r.revokedTokens.of(c.ClientID) {
-		st.tokensRevoked.Store(1)
-	}
 	shard.states[c.ClientID] = weak.Make(st)
 	runtime.AddCleanup(st, shard.forget, c.ClientID)
 	return st

@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -10,20 +11,18 @@ import (
 
 // Revocations come in bursts, such as after a leak: one sweep must take all
 // that are due, however many.
-func TestASweepForgetsAllRevokedTokensThatHaveExpired(t *testing.T) {
-	const due = 2*sweepBatch + 1
+func TestASweepRemovesAllRevocationsOfTokensThatHaveExpired(t *testing.T) {
+	const due = sweepBatch + 1
 	st := openTestStore(t, t.TempDir())
 	iss := newTestIssuer(t, st, time.Hour, 100)
 	now := time.Now()
 	var batch store.Batch
 	for n := range due + 1 {
-		key := revokedTokenKey(newClientID(), fmt.Sprint(n))
-		until := now.Add(-time.Minute)
+		key, until := revokedTokenKey(newClientID(), fmt.Sprint(n)), now.Add(-time.Second)
 		if n == due {
-			until = now.Add(time.Minute)
+			until = now.Add(time.Second)
 		}
-		iss.registry.revokedTokens.add(key, until)
-		batch.Puts = append(batch.Puts, store.Record{Key: key, Value: []byte(`{}`)})
+		batch.Puts = append(batch.Puts, store.Record{Key: key, Value: []byte(`{}`)}, store.Record{Key: revokedUntilKey(key, until)})
 	}
 	if err := st.Commit(t.Context(), batch); err != nil {
 		t.Fatal(err)
@@ -31,15 +30,22 @@ func TestASweepForgetsAllRevokedTokensThatHaveExpired(t *testing.T) {
 	if err := iss.registry.sweep(t.Context(), now); err != nil {
 		t.Fatal(err)
 	}
-	var left []string
-	err := st.Scan(t.Context(), revokedTokenPrefix, func(key string, _ []byte) error {
-		left = append(left, key)
+	if left := keys(t, st, "revoked_"); !slices.Equal(left, []string{batch.Puts[2*due].Key, batch.Puts[2*due+1].Key}) {
+		t.Errorf("%d records are left, want the two of the token that is not due", len(left))
+	}
+}
+
+// keys returns those in the store that begin so.
+func keys(t *testing.T, st store.Store, prefix string) (found []string) {
+	t.Helper()
+	err := st.Scan(t.Context(), prefix, func(key string, _ []byte) error {
+		found = append(found, key)
 		return nil
 	})
-	if err != nil || len(left) != 1 || left[0] != batch.Puts[due].Key || len(iss.registry.revokedTokens.byID) != 1 {
-		t.Errorf("%d are left in the store and %d in memory, %v, want the one that is not due",
-			len(left), len(iss.registry.revokedTokens.byID), err)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return found
 }
 
 func TestARevokedCredentialStaysRevokedThoughMemoryForgetsIt(t *testing.T) {
@@ -80,23 +86,66 @@ func TestARevokedTokenIsForgottenOnlyWhenItHasExpired(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	marks := func() (n int) {
-		if err := st.Scan(t.Context(), revokedTokenPrefix, func(string, []byte) error { n++; return nil }); err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
 	forget(t, iss, c.ClientID)
 	if err := iss.registry.sweep(t.Context(), time.Now().Add(time.Hour+clockMargin/2)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := iss.Verify(t.Context(), issued.Token); !isRefusal(err) || marks() != 1 {
-		t.Errorf("a revoked token: %v, with %d marks in the store, want a refusal and one", err, marks())
+	if _, err := iss.Verify(t.Context(), issued.Token); !isRefusal(err) || len(keys(t, st, "revoked_")) != 2 {
+		t.Errorf("a revoked token: %v, want a refusal; its records: %q", err, keys(t, st, "revoked_"))
 	}
 	if err := iss.registry.sweep(t.Context(), time.Now().Add(time.Hour+2*clockMargin)); err != nil {
 		t.Fatal(err)
 	}
-	if left := len(iss.registry.revokedTokens.byID); left != 0 || marks() != 0 || iss.registry.revokedTokens.of(c.ClientID) {
-		t.Errorf("%d tokens in memory and %d in the store are remembered though they have expired", left, marks())
+	if left := keys(t, st, "revoked_"); len(left) > 0 {
+		t.Errorf("%q are kept though the token has expired", left)
+	}
+}
+
+func TestRevokedTokensThatHaveExpiredLeaveTheMemoryOfTheirClient(t *testing.T) {
+	var revoked revokedTokens
+	for n := range 10_000 {
+		until := time.Now().Add(-time.Second)
+		if n%100 == 0 {
+			until = until.Add(time.Minute)
+		}
+		revoked.keep(fmt.Sprint(n), until)
+	}
+	if n := len(revoked.until); n < 100 || n > 300 {
+		t.Errorf("%d are kept of which 100 are needed", n)
+	}
+	for n := range 100 {
+		if _, kept := revoked.until[fmt.Sprint(100*n)]; !kept {
+			t.Fatalf("the revocation %d is forgotten before its token has expired", 100*n)
+		}
+	}
+}
+
+// What the server can't read it can't rule out.
+func TestATokenIsNotAcceptedWhileItsRevocationCannotBeReadOrRuledOut(t *testing.T) {
+	st := openTestStore(t, t.TempDir())
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	c, secret, err := iss.Create(t.Context(), Draft{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	issued, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := store.Record{Key: revokedTokenKey(c.ClientID, "x"), Value: []byte("{")}
+	if err := st.Commit(t.Context(), store.Batch{Puts: []store.Record{damaged}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := iss.Verify(t.Context(), issued.Token); err == nil || isRefusal(err) {
+		t.Errorf("Verify = %v, want that it can't tell", err)
+	}
+	if kept := iss.registry.verified.get(issued.Token); !kept.revoked() {
+		t.Error("a token counts though the revocations of its client were not read")
+	}
+	if err := st.Commit(t.Context(), store.Batch{Deletes: []string{damaged.Key}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := iss.Verify(t.Context(), issued.Token); err != nil {
+		t.Errorf("Verify = %v once they can be read", err)
 	}
 }

@@ -1,70 +1,117 @@
 package issuer
 
 import (
-	"strings"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
-// revokedTokens are the tokens that were revoked one by one and have not
-// expired.
+// revokedTokens are the tokens of one credential that were revoked by
+// themselves. They are read when a token of it is first verified, so that
+// neither the start of the server nor its memory follows how many there are.
 type revokedTokens struct {
-	mu      sync.RWMutex
-	byID    map[string]revokedToken // by the jti claim
-	clients map[string]int          // how many there are of each client
+	// version rises with each revocation; 0 says that they were not read yet.
+	version atomic.Uint32
+
+	mu    sync.RWMutex
+	until map[string]time.Time // until when each must be kept, by the jti claim
+	full  int                  // at how many the expired ones are dropped
 }
 
-type revokedToken struct {
-	key       string // of its record in the store
-	clientID  string
-	keepUntil int64 // seconds since 1970
+// revocation is the record of the revocation of a single token.
+type revocation struct {
+	KeepUntil time.Time `json:"keep_until"`
 }
 
-func newRevokedTokens() *revokedTokens {
-	return &revokedTokens{byID: make(map[string]revokedToken), clients: make(map[string]int)}
-}
-
-// add adds the token of a record's key.
-func (r *revokedTokens) add(key string, until time.Time) {
-	clientID, id, _ := strings.Cut(key[len(revokedTokenPrefix):], "/")
+// read reads them from the store, unless that was done.
+func (r *revokedTokens) read(ctx context.Context, st store.Store, clientID string) error {
+	if r.version.Load() > 0 {
+		return nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, known := r.byID[id]; !known {
-		r.clients[clientID]++
+	if r.version.Load() > 0 {
+		return nil
 	}
-	r.byID[id] = revokedToken{key, clientID, until.Unix()}
+	prefix := revokedTokenKey(clientID, "")
+	err := st.Scan(ctx, prefix, func(key string, value []byte) error {
+		var record revocation
+		if err := json.Unmarshal(value, &record); err != nil {
+			return fmt.Errorf("the record of a revocation can't be read: %w", err)
+		}
+		r.keep(key[len(prefix):], record.KeepUntil)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reading revocations: %w", err)
+	}
+	r.version.Store(1)
+	return nil
 }
 
-// has reports whether the token of that id is revoked.
-func (r *revokedTokens) has(id string) bool {
+// add makes the durable revocation of a token count. They were read before.
+func (r *revokedTokens) add(id string, until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.keep(id, until)
+	r.version.Add(1)
+}
+
+// has reports whether the token is one of them; any is, while they were not
+// read.
+func (r *revokedTokens) has(t *Token) bool {
+	version := r.version.Load() // before the look: a revocation after it raises it again
+	if version == 0 {
+		return true
+	}
+	if version == t.cleared.Load() {
+		return false
+	}
 	r.mu.RLock()
-	defer r.mu.RUnlock()
-	_, revoked := r.byID[id]
+	_, revoked := r.until[t.ID]
+	r.mu.RUnlock()
+	if !revoked {
+		t.cleared.Store(version)
+	}
 	return revoked
 }
 
-// of reports whether a token of the client is revoked.
-func (r *revokedTokens) of(clientID string) bool {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.clients[clientID] > 0
+// keep notes a revocation. They are locked.
+func (r *revokedTokens) keep(id string, until time.Time) {
+	if len(r.until) >= r.full {
+		now := time.Now()
+		maps.DeleteFunc(r.until, func(_ string, until time.Time) bool { return now.After(until) })
+		r.full = 2*len(r.until) + 8
+	}
+	if r.until == nil {
+		r.until = make(map[string]time.Time)
+	}
+	r.until[id] = until
 }
 
-// forgetDue drops those that need not be kept any more, and returns the keys of
-// their records.
-func (r *revokedTokens) forgetDue(now time.Time) []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var due []string
-	for id, token := range r.byID {
-		if now.Unix() <= token.keepUntil {
-			continue
+// errEnough ends a scan.
+var errEnough = errors.New("enough")
+
+// expiredRevocations returns the keys of what the store keeps of revoked tokens
+// that have expired: of all, or of more than a few.
+func (r *registry) expiredRevocations(ctx context.Context, now time.Time) (keys []string, err error) {
+	end := revokedUntilKey("", now)
+	err = r.store.Scan(ctx, revokedUntilPrefix, func(key string, _ []byte) error {
+		if key >= end || len(keys) >= sweepBatch {
+			return errEnough
 		}
-		due = append(due, token.key)
-		delete(r.byID, id)
-		if r.clients[token.clientID]--; r.clients[token.clientID] == 0 {
-			delete(r.clients, token.clientID)
-		}
+		keys = append(keys, key, revokedTokenPrefix+key[len(end):])
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
 	}
-	return due
+	return keys, err
 }

@@ -29,8 +29,8 @@ type Token struct {
 	keyID     string
 	epoch     uint64
 	state     *state
-	// cleared is what the state's tokensRevoked was when this token was last
-	// looked for among the revoked ones, and was none of them.
+	// cleared is the version of the revoked tokens of its client that it was
+	// last found to be none of.
 	cleared atomic.Uint32
 }
 
@@ -59,6 +59,9 @@ func (i *Issuer) Verify(ctx context.Context, token string) (Access, error) {
 		if t, err = i.verify(ctx, token); err != nil {
 			return Access{}, err
 		}
+	}
+	if err := t.state.readRevokedTokens(ctx); err != nil {
+		return Access{}, err
 	}
 	access := t.access()
 	if err := i.refuse(access); err != nil {
@@ -162,6 +165,9 @@ func (i *Issuer) verifySigned(ctx context.Context, token string, jws *compact, k
 	if err != nil {
 		return nil, fmt.Errorf("reading a credential: %w", err)
 	}
+	if err := st.readRevokedTokens(ctx); err != nil {
+		return nil, err
+	}
 	return &cachedToken{text: strings.Clone(token), Token: Token{
 		ID:        claims.id,
 		ClientID:  claims.clientID,
@@ -192,17 +198,7 @@ func (c *Credential) ended(t *Token) bool {
 }
 
 // revoked reports whether the token was revoked by itself.
-func (t *Token) revoked() bool {
-	n := t.state.tokensRevoked.Load() // before the look: a revocation after it raises it again
-	if n == t.cleared.Load() {
-		return false
-	}
-	if t.state.registry.revokedTokens.has(t.ID) {
-		return true
-	}
-	t.cleared.Store(n)
-	return false
-}
+func (t *Token) revoked() bool { return t.state.revokedTokens.has(t) }
 
 // For reports whether the token was issued for the audience.
 func (t *Token) For(audience string) bool {
