@@ -5,6 +5,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
 // The counters count for as long as the process runs: reloads do not set them
@@ -50,7 +52,9 @@ func countToken(result, reason string) { tokenRequests.WithLabelValues(result, r
 // registerMetrics shows the counters in the registry of this configuration,
 // which is another one after each reload.
 func registerMetrics(ctx caddy.Context) error {
-	for _, collector := range []prometheus.Collector{guardedRequests, requestsCut, tokenRequests, introspections, credentialChanges, authenticationsLimited} {
+	for _, collector := range []prometheus.Collector{
+		guardedRequests, requestsCut, tokenRequests, introspections, credentialChanges, authenticationsLimited, issuer.SignatureChecks,
+	} {
 		var already prometheus.AlreadyRegisteredError // by another handler of this configuration
 		if err := ctx.GetMetricsRegistry().Register(collector); err != nil && !errors.As(err, &already) {
 			return err

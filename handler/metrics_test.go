@@ -2,6 +2,7 @@ package handler_test
 
 import (
 	"fmt"
+	"math/big"
 	"net/http"
 	"strconv"
 	"strings"
@@ -45,6 +46,8 @@ func TestCountersGoOnThroughReloads(t *testing.T) {
 		s.Do(t, "GET", "/all/x", "")
 		s.Do(t, "GET", "/opt/x", "")
 		s.Do(t, "GET", "/all/x", "", testserver.Bearer("x")...)
+		s.Do(t, "GET", "/all/x", "", testserver.Bearer(secondForm(s.Token(t, c)))...)
+		s.Do(t, "GET", "/all/x", "", testserver.Bearer(resigned(s.Token(t, c), joined(big.NewInt(1), big.NewInt(1))))...)
 		s.Do(t, "POST", tokenPath, "grant_type=client_credentials", "Content-Type", formType, "Authorization", basic(gone.ClientID, "x"))
 		s.Do(t, "POST", credentialsPath, "{}", append(token, "Content-Type", jsonType)...)
 		s.Do(t, "DELETE", credentialsPath+"/"+gone.ClientID, "", token...)
@@ -54,11 +57,13 @@ func TestCountersGoOnThroughReloads(t *testing.T) {
 	round()
 	after := metrics(t, s)
 	for counter, want := range map[string]int{
-		`requests_total{reason="",result="admitted"}`:                 6, // a call, a creation and a revocation, twice
+		`requests_total{reason="",result="admitted"}`:                 8, // two calls, a creation and a revocation, twice
+		`signature_checks_total{result="good"}`:                       2, // of the form that this server did not issue
+		`signature_checks_total{result="wrong"}`:                      2,
 		`requests_total{reason="",result="anonymous"}`:                2,
 		`requests_total{reason="no token",result="refused"}`:          2,
 		`requests_total{reason="not a compact JWS",result="refused"}`: 2,
-		`tokens_total{reason="",result="issued"}`:                     2,
+		`tokens_total{reason="",result="issued"}`:                     6,
 		`tokens_total{reason="wrong secret",result="refused"}`:        2,
 		`credential_changes_total{change="created"}`:                  2,
 		`credential_changes_total{change="revoked"}`:                  1,

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
@@ -184,11 +186,28 @@ func (i *Issuer) verifySigned(ctx context.Context, token string, jws *compact, k
 	}}, nil
 }
 
+// SignatureChecks counts them for the whole process. Those of good signatures
+// are of tokens that were not in the cache.
+var SignatureChecks = prometheus.NewCounterVec(prometheus.CounterOpts{
+	Namespace: "caddy", Subsystem: "client_credentials", Name: "signature_checks_total",
+	Help: "Checks of a token's signature: good or wrong. A token that is remembered needs none.",
+}, []string{"result"})
+
+var (
+	goodSignatures  = SignatureChecks.WithLabelValues("good")
+	wrongSignatures = SignatureChecks.WithLabelValues("wrong")
+)
+
 // checkSignature waits until it may use a processor for it.
 func (r *registry) checkSignature(jws *compact, key verifyKey) error {
 	r.signatureChecks <- struct{}{}
 	defer func() { <-r.signatureChecks }()
-	return key.method.Verify(jws.signed, jws.signature, key.public)
+	if err := key.method.Verify(jws.signed, jws.signature, key.public); err != nil {
+		wrongSignatures.Inc()
+		return err
+	}
+	goodSignatures.Inc()
+	return nil
 }
 
 // ended reports whether the credential, as it is now, has ended what it has
