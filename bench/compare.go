@@ -1,10 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"log"
 	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
 )
 
 // comparison holds two cases against each other.
@@ -26,13 +32,15 @@ var (
 	p99           = metric{"p99", func(m measurement) float64 { return m.P99 }}
 )
 
-// compare measures the two cases one right after the other, and the other way
-// round the next time: what changes on the machine falls out of the ratios.
+// compare measures the two cases in turn: what changes on the machine falls out
+// of the ratios.
 func (b *bench) compare(ctx context.Context, s *scenery, c comparison, found *outcome) error {
 	sides := []*testCase{c.a, c.b}
 	if c.a.request.order == once { // the rounds have used the same lines
-		c.a.server.stop()
-		c.b.server.stop()
+		for _, side := range sides {
+			side.server.stop()
+			side.warmed = false
+		}
 	}
 	for _, side := range sides {
 		for _, needed := range []*testCase{side.beside, side} {
@@ -48,25 +56,132 @@ func (b *bench) compare(ctx context.Context, s *scenery, c comparison, found *ou
 		}
 	}
 	r := ratios{Name: c.name, Metric: c.metric.name, Limit: c.limit}
+	measure := b.measurePairs
+	if c.alternates() {
+		measure = b.alternate
+	}
+	if err := measure(ctx, c, &r); err != nil {
+		return fmt.Errorf("%s: %w", c.name, err)
+	}
+	found.Comparisons = append(found.Comparisons, r)
+	log.Printf("%s: %.3f", c.name, median(r.Ratios))
+	return nil
+}
+
+// measurePairs measures the two sides one right after the other, and the other
+// way round the next time.
+func (b *bench) measurePairs(ctx context.Context, c comparison, r *ratios) error {
+	sides := []*testCase{c.a, c.b}
 	for pair := range b.pairs {
 		var got [2]measurement
 		for k := range sides {
 			i := (k + pair) % 2
 			m, err := b.measure(ctx, sides[i], slice{pair + 1, b.pairs + 1}, b.seconds)
 			if err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
+				return err
 			}
 			got[i] = m
 		}
-		r.A, r.B = append(r.A, c.metric.of(got[0])), append(r.B, c.metric.of(got[1]))
-		r.Ratios = append(r.Ratios, c.metric.of(got[0])/c.metric.of(got[1]))
+		r.add(c.metric.of(got[0]), c.metric.of(got[1]))
 		if got[1].Instructions > 0 {
 			r.Instructions = append(r.Instructions, got[0].Instructions/got[1].Instructions)
 		}
 	}
-	found.Comparisons = append(found.Comparisons, r)
-	log.Printf("%s: %.3f", c.name, median(r.Ratios))
 	return nil
+}
+
+func (r *ratios) add(a, b float64) {
+	r.A, r.B, r.Ratios = append(r.A, a), append(r.B, b), append(r.Ratios, a/b)
+}
+
+// alternates reports whether the sides can take turns of a moment: each must
+// send the same request all the time.
+func (c *comparison) alternates() bool {
+	fixed := func(side *testCase) bool { return side.request.lines == "" && side.beside == nil }
+	return c.metric.name == cpuPerRequest.name && fixed(c.a) && fixed(c.b)
+}
+
+// A moment is too short for what changes on a busy machine to change within it,
+// and there is time for many.
+const (
+	moment         = 100 * time.Millisecond
+	momentsPerPair = 10 // of measurements by wrk
+)
+
+// alternate measures the two sides in turns of a moment.
+func (b *bench) alternate(ctx context.Context, c comparison, r *ratios) error {
+	order := alternation{Connections: concurrency, Turns: momentsPerPair * b.pairs, Turn: moment}
+	for i, side := range []*testCase{c.a, c.b} {
+		text, err := side.text(ctx)
+		if err != nil {
+			return err
+		}
+		order.Sides[i] = alternationSide{side.address, text, side.status, side.server.pids()}
+	}
+	input, err := json.Marshal(order)
+	if err != nil {
+		return err
+	}
+	command := []string{b.program("alternate")}
+	if b.loadCore != "" {
+		command = append([]string{"taskset", "-c", b.loadCore}, command...)
+	}
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // G204: built here
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), os.Stderr
+	output, err := cmd.Output()
+	if err != nil {
+		return err
+	}
+	var result [2][]float64
+	if err := json.Unmarshal(output, &result); err != nil {
+		return err
+	}
+	for n := range result[0] {
+		r.add(result[0][n], result[1][n])
+	}
+	if !b.counts {
+		return nil
+	}
+	var counted [2]float64
+	for i, side := range []*testCase{c.a, c.b} {
+		m, err := b.measure(ctx, side, slice{0, 1}, b.seconds)
+		if err != nil {
+			return err
+		}
+		counted[i] = m.Instructions
+	}
+	r.Instructions = []float64{counted[0] / counted[1]}
+	return nil
+}
+
+// alternation is what the program alternate reads.
+type alternation struct {
+	Sides              [2]alternationSide
+	Connections, Turns int
+	Turn               time.Duration
+}
+
+type alternationSide struct {
+	Address string
+	Request []byte
+	Status  int
+	PIDs    []int
+}
+
+// text returns the request of a case as it is sent.
+func (c *testCase) text(ctx context.Context) ([]byte, error) {
+	header, body := http.Header{}, ""
+	if err := c.request.complete(header, &body); err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, c.request.method, "http://"+c.address+c.request.path, strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header = header
+	var text bytes.Buffer
+	err = req.Write(&text)
+	return text.Bytes(), err
 }
 
 // The names of cases that comparisons look for.
@@ -105,13 +220,16 @@ func (s *scenery) flooded(name, flood string) comparison {
 
 // growth is the series of cases on stores of all sizes, with a tenth of their
 // size in revoked credentials, and in revoked tokens.
-func (b *bench) newGrowth() *scenery {
+// In one of the two sceneries the guard has memory for all tokens, and in the
+// other each token is sent once, so that memory is of no use.
+func (b *bench) newGrowth(uses []use) *scenery {
 	s := &scenery{name: "growth", bench: b}
 	for _, n := range b.sizes {
 		c := b.caddy(fmt.Sprintf("growth %d", n), b.growthSpec(n), map[string]string{
 			"guard": "bearer_auth items:read\n" + endings("")[responded],
 			"token": "client_credentials",
 		})
+		c.option = "token_cache 2GiB" // some 1.1 GiB for a million
 		prepare := c.prepare
 		c.prepare = func(ctx context.Context) error {
 			if err := prepare(ctx); err != nil {
@@ -124,7 +242,7 @@ func (b *bench) newGrowth() *scenery {
 			}
 			return nil
 		}
-		s.addGrowth(c, n)
+		s.addGrowth(c, n, uses)
 	}
 	first, last := b.sizes[0], b.sizes[len(b.sizes)-1]
 	for _, group := range []string{growthGuard, growthToken} {
@@ -147,18 +265,22 @@ const (
 	zipfDraws   = 200_000
 )
 
-// uses are the ways in which clients take turns.
-var uses = []struct {
+// use is a way in which clients take turns.
+type use struct {
 	name   string
 	suffix string // of the file of lines
 	order  order
 	limit  float64
-}{
-	{"one client", "", inTurn, 1.03},
-	{"Zipf", ".zipf", fromAnywhere, 1.05},
-	{"uniform", "", fromAnywhere, 1.15},
-	{"each token once", "", once, 0},
 }
+
+var (
+	usesAgain = []use{
+		{"one client", "", inTurn, 1.03},
+		{"Zipf", ".zipf", fromAnywhere, 1.05},
+		{"uniform", "", fromAnywhere, 1.15},
+	}
+	usesOnce = []use{{"each token once", "", once, 0}}
+)
 
 func growthName(use string, credentials int) string {
 	return fmt.Sprintf("%s, %s credentials", use, grouped(credentials))
@@ -168,7 +290,7 @@ func (b *bench) growthSpec(n int) storeSpec {
 	return storeSpec{algorithm: "ES256", credentials: n, tokens: max(n, b.sizes[len(b.sizes)-1]/5), revoked: n / 10, revokedTokens: n / 10}
 }
 
-func (s *scenery) addGrowth(c *caddy, n int) {
+func (s *scenery) addGrowth(c *caddy, n int, uses []use) {
 	for _, use := range uses {
 		guard := request{lines: c.file("tokens") + use.suffix, as: "token", order: use.order}
 		token := request{method: http.MethodPost, path: tokenPath, contentType: formType, lines: c.file("clients") + use.suffix, as: "body", order: use.order}

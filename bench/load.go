@@ -57,6 +57,7 @@ type testCase struct {
 	use               string    // how clients take turns, in the growth series
 	credentials       int       // of the store, there
 	beside            *testCase // a load that runs at the same time
+	warmed            bool
 }
 
 // measurement is what one run of a case gave.

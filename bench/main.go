@@ -92,8 +92,10 @@ func run(ctx context.Context, opts options) error {
 	if err := b.measureAll(ctx, cases, found); err != nil {
 		return err
 	}
-	if err := b.measureAll(ctx, b.newGrowth(), found); err != nil {
-		return err
+	for _, uses := range [][]use{usesAgain, usesOnce} {
+		if err := b.measureAll(ctx, b.newGrowth(uses), found); err != nil {
+			return err
+		}
 	}
 	return found.write(opts.out)
 }

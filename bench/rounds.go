@@ -64,20 +64,20 @@ func (b *bench) measureRounds(ctx context.Context, s *scenery, found *outcome) e
 	return nil
 }
 
-// warm runs a case until it goes as it will go on: for a moment, until each of
-// the lines that come in turn was sent, or until the guard's memory is full of
-// those that chance chose.
+// warm runs a case until it goes as it will go on: for a moment, or until each
+// token was sent that the guard is to remember.
 func (b *bench) warm(ctx context.Context, c *testCase) error {
-	if b.quick {
+	if b.quick || c.warmed {
 		return nil
 	}
+	c.warmed = true
 	all := *c
 	s, seconds := slice{0, b.rounds + 1}, 0.3
 	switch {
 	case c.request.lines == "" || c.request.order == once:
-	case c.request.order == inTurn:
+	case c.request.as == "token":
 		all.request.order = once
-		s, seconds = slice{0, 1}, 60
+		s, seconds = slice{0, 1}, 900
 	default:
 		seconds = 3
 	}

@@ -12,9 +12,10 @@ import (
 // be measured.
 type caddy struct {
 	*server
-	store string // the directory that bench-store has filled
-	admin string
-	sites map[string]site
+	store  string // the directory that bench-store has filled
+	admin  string
+	option string // one more setting of the app, if any
+	sites  map[string]site
 }
 
 // site is what the Caddyfile says of one site, and where that listens.
@@ -78,9 +79,10 @@ func (c *caddy) caddyfile() string {
 		store badger %s
 		signing_key %s
 		token_lifetime %s
+		%s
 	}
 }
-`, c.admin, c.file("caddy"), c.file("badger"), c.file("signing_key.pem"), lifetime)
+`, c.admin, c.file("caddy"), c.file("badger"), c.file("signing_key.pem"), lifetime, c.option)
 	for _, s := range c.sites {
 		directives := strings.ReplaceAll(s.directives, "STORE", c.store)
 		fmt.Fprintf(&text, "\nhttp://:%s {\n%s\n}\n", port(s.address), directives)
