@@ -19,20 +19,20 @@ var (
 	errAssertionType         = errors.New("client_assertion goes with a client_assertion_type of jwt-bearer")
 )
 
-// bearerToken returns the token of the Authorization header field, RFC 6750
-// section 2.1, or an empty text where there is none: tokens anywhere else, such
-// as in the query, are not looked at. Whether it has the alphabet of a token is
-// for token68 to say, where that matters.
-func bearerToken(header http.Header) (string, error) {
-	scheme, rest, err := authorization(header)
+// bearerToken returns the Authorization header field and the token in it, RFC
+// 6750 section 2.1, or an empty text where there is none: tokens anywhere else,
+// such as in the query, are not looked at. Whether it has the alphabet of a token
+// is for token68 to say, where that matters.
+func bearerToken(header http.Header) (field, token string, err error) {
+	field, scheme, rest, err := authorization(header)
 	if err != nil || !strings.EqualFold(scheme, "bearer") {
-		return "", err
+		return "", "", err
 	}
-	token := strings.TrimLeft(rest, " ") // RFC 9110 section 11.4: 1*SP
+	token = strings.TrimLeft(rest, " ") // RFC 9110 section 11.4: 1*SP
 	if token == "" {
-		return "", errMalformedBearer
+		return "", "", errMalformedBearer
 	}
-	return token, nil
+	return field, token, nil
 }
 
 // bodyAuthentication is what a client shows in the body.
@@ -93,7 +93,7 @@ func (c *ClientCredentials) clientAuthentication(header http.Header, body bodyAu
 // it. It reports whether the request uses HTTP Basic. Another scheme is not
 // client authentication, and is not looked at.
 func basicAuthorization(header http.Header) (basic issuer.ClientAuthentication, used bool, err error) {
-	scheme, rest, err := authorization(header)
+	_, scheme, rest, err := authorization(header)
 	if err != nil || !strings.EqualFold(scheme, "basic") {
 		return basic, false, err
 	}
@@ -115,22 +115,24 @@ func basicAuthorization(header http.Header) (basic issuer.ClientAuthentication, 
 	return basic, true, nil
 }
 
-// authorization splits the one Authorization header field at the end of its
-// scheme. Without the field, both parts are empty.
-func authorization(header http.Header) (scheme, rest string, err error) {
+// authorization returns the one Authorization header field, and its parts before
+// and from the end of its scheme. Without the field, all are empty.
+func authorization(header http.Header) (field, scheme, rest string, err error) {
 	values := header["Authorization"]
 	switch len(values) {
 	case 0:
-		return "", "", nil
+		return "", "", "", nil
 	case 1:
 	default:
-		return "", "", errSeveralAuthorizations
+		return "", "", "", errSeveralAuthorizations
 	}
-	end := strings.IndexAny(values[0], " \t,")
-	if end < 0 {
-		return values[0], "", nil
+	field = values[0]
+	for n := range len(field) {
+		if c := field[n]; c == ' ' || c == '\t' || c == ',' {
+			return field, field[:n], field[n:], nil
+		}
 	}
-	return values[0][:end], values[0][end:], nil
+	return field, field, "", nil
 }
 
 // token68 reports whether s is one by RFC 9110 section 11.2.

@@ -81,8 +81,7 @@ func (b *BearerAuth) Provision(ctx caddy.Context) (err error) {
 }
 
 func (b *BearerAuth) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	vars := requestVars(r)
-	stripIdentity(r, vars)
+	request := clean(r)
 	if serveResource(w, r, b.guard.app) {
 		return nil
 	}
@@ -91,11 +90,12 @@ func (b *BearerAuth) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 	} else if !matches {
 		return next.ServeHTTP(w, r)
 	}
-	return b.serveGuarded(w, r, vars, next)
+	return b.serveGuarded(w, request, next)
 }
 
-func (b *BearerAuth) serveGuarded(w http.ResponseWriter, r *http.Request, vars map[string]any, next caddyhttp.Handler) error {
-	a, ref := b.guard.admit(r, vars)
+func (b *BearerAuth) serveGuarded(w http.ResponseWriter, request cleaned, next caddyhttp.Handler) error {
+	r := request.Request
+	a, ref := b.guard.admit(request)
 	if a == nil && ref == nil {
 		if b.Optional {
 			requestsAnonymous.Inc()

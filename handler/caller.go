@@ -52,12 +52,12 @@ func (c *ClientCredentials) askAboutToken(w http.ResponseWriter, r *http.Request
 // caller authenticates who asks: by a bearer token, or as at the token
 // endpoint. It answers where it refuses.
 func (c *ClientCredentials) caller(w http.ResponseWriter, r *http.Request, iss *issuer.Issuer, body bodyAuthentication, doing string) (issuer.Caller, bool) {
-	scheme, _, _ := authorization(r.Header)
+	_, scheme, _, _ := authorization(r.Header)
 	// A guard in front of the endpoints has taken the token out of the request.
-	_, guarded := requestVars(r)[identityVar].(*admission)
-	bearer := strings.EqualFold(scheme, "bearer") || guarded
+	request := clean(r)
+	bearer := strings.EqualFold(scheme, "bearer") || request.admission != nil
 	if bearer && body.secret == "" && body.assertion == "" {
-		a, ref := c.guard.admit(r, requestVars(r))
+		a, ref := c.guard.admit(request)
 		if ref != nil {
 			c.guard.challenge(w, r, ref)
 			c.writeRefusal(w, r, ref)

@@ -214,7 +214,7 @@ func (c *ClientCredentials) warnIfPlaintext(r *http.Request) {
 // answers. The endpoints answer their refusals themselves: the contract fixes
 // their form.
 func (c *ClientCredentials) manager(w http.ResponseWriter, r *http.Request, scopes ...string) *admission {
-	a, ref := c.guard.admit(r, requestVars(r))
+	a, ref := c.guard.admit(clean(r))
 	switch {
 	case ref != nil:
 	case a == nil:

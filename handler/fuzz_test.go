@@ -311,7 +311,7 @@ func FuzzAuthorization(f *testing.F) {
 // of RFC 6750 section 2.1.
 func wantOneBearerReading(t *testing.T, value string) string {
 	t.Helper()
-	token, err := bearerToken(http.Header{"Authorization": {value}})
+	_, token, err := bearerToken(http.Header{"Authorization": {value}})
 	want, wantErr := "", error(nil)
 	if found := bearerForm.FindStringSubmatch(value); found != nil {
 		want = found[1]

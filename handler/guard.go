@@ -111,15 +111,13 @@ func configuredApp(ctx caddy.Context) (*issuer.App, error) {
 	return app.(*issuer.App), nil
 }
 
-// admit returns who sends the request with these variables, if it may pass; nil
-// and no refusal where it brings no token at all. The client's own identity headers are gone when it
-// returns, whatever it returns.
-func (g *guard) admit(r *http.Request, vars map[string]any) (*admission, *refusal) {
-	stripIdentity(r, vars)
-	a, known := vars[identityVar].(*admission)
-	if !known {
+// admit returns who sends the request, if it may pass; nil and no refusal where
+// it brings no token at all.
+func (g *guard) admit(r cleaned) (*admission, *refusal) {
+	a := r.admission
+	if a == nil {
 		var ref *refusal
-		if a, ref = g.authenticate(r); a == nil || ref != nil {
+		if a, ref = g.authenticate(r.Request); a == nil || ref != nil {
 			return nil, ref
 		}
 	}
@@ -132,7 +130,7 @@ func (g *guard) admit(r *http.Request, vars map[string]any) (*admission, *refusa
 	if !g.satisfied(a.Token.Scopes) {
 		return nil, insufficientScope(g.Scopes...)
 	}
-	vars[identityVar] = a
+	r.vars[identityVar] = a
 	return a, nil
 }
 
@@ -145,7 +143,7 @@ func (r *Rules) satisfied(scopes []string) bool {
 }
 
 func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {
-	token, err := bearerToken(r.Header)
+	authorization, token, err := bearerToken(r.Header)
 	if err != nil {
 		return nil, unreadable(err)
 	}
@@ -158,7 +156,7 @@ func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {
 	}
 	access, err := iss.Verify(r.Context(), token)
 	if err == nil {
-		return &admission{Access: access, authorization: r.Header["Authorization"][0]}, nil
+		return &admission{Access: access, authorization: authorization}, nil
 	}
 	refused, ok := errors.AsType[*issuer.Refusal](err)
 	switch {

@@ -36,7 +36,7 @@ func (StripIdentityHeaders) CaddyModule() caddy.ModuleInfo {
 }
 
 func (StripIdentityHeaders) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	stripIdentity(r, requestVars(r))
+	clean(r)
 	return next.ServeHTTP(w, r)
 }
 
@@ -65,10 +65,24 @@ type admission struct {
 // String keeps the token out of what prints the request's variables.
 func (a *admission) String() string { return a.Token.String() }
 
-// requestVars returns the variables that Caddy keeps for each request.
-func requestVars(r *http.Request) map[string]any {
-	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	return vars
+// cleaned is a request without identity headers of its client.
+type cleaned struct {
+	*http.Request
+	vars      map[string]any
+	admission *admission // that another guard has left, if any
+}
+
+// clean removes the client's own identity headers, once for a request: those
+// that a guard has set since are not the client's.
+func clean(r *http.Request) cleaned {
+	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any) // Caddy has them for each request
+	seen := vars[identityVar]
+	if seen == nil {
+		stripIdentity(r)
+		vars[identityVar] = true
+	}
+	a, _ := seen.(*admission)
+	return cleaned{r, vars, a}
 }
 
 // setIdentity tells the upstream who the client is. The header fields' values
@@ -135,16 +149,14 @@ func userField(a issuer.Access, name string) (value string, known bool) {
 	return "", false
 }
 
-// stripIdentity removes the client's own identity headers, once for a request:
-// those that a guard has set since are not the client's.
-func stripIdentity(r *http.Request, vars map[string]any) {
-	if vars[identityVar] != nil {
-		return
-	}
-	vars[identityVar] = true
-	deleteIdentity(r.Header)
-	if values := r.Header["Connection"]; len(values) > 0 {
-		r.Header["Connection"] = keepFromConnection(values)
+func stripIdentity(r *http.Request) {
+	for name, values := range r.Header {
+		switch {
+		case isIdentityHeader(name):
+			delete(r.Header, name)
+		case name == "Connection":
+			r.Header[name] = keepFromConnection(values)
+		}
 	}
 	if r.Trailer != nil {
 		deleteIdentity(r.Trailer)

@@ -39,7 +39,7 @@ func (b *BearerProvider) Provision(ctx caddy.Context) (err error) {
 // Authenticate returns the client whose token the request carries. It returns
 // an error only where it cannot tell.
 func (b *BearerProvider) Authenticate(w http.ResponseWriter, r *http.Request) (caddyauth.User, bool, error) {
-	a, ref := b.guard.admit(r, requestVars(r))
+	a, ref := b.guard.admit(clean(r))
 	if a == nil && ref == nil {
 		ref = noToken()
 	}

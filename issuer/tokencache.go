@@ -28,7 +28,7 @@ type tokenCache struct {
 
 type tokenShard struct {
 	mu      sync.RWMutex
-	entries map[string]*cachedToken // by the whole token
+	entries map[uint64]*cachedToken // by the hash of the end of the token
 	_       [40]byte                // shards of one cache line would slow each other down
 }
 
@@ -36,6 +36,7 @@ type tokenShard struct {
 type cachedToken struct {
 	Token
 	text string
+	hash uint64 // set by add
 	// uses counts up to enoughUses since it was last moved.
 	uses atomic.Uint32
 	next *cachedToken // in its queue
@@ -65,24 +66,30 @@ const (
 func newTokenCache(maxBytes int64) *tokenCache {
 	c := &tokenCache{seed: maphash.MakeSeed(), max: maxBytes}
 	for n := range c.shards {
-		c.shards[n].entries = make(map[string]*cachedToken)
+		c.shards[n].entries = make(map[uint64]*cachedToken)
 	}
 	return c
 }
 
 // get returns the token of that text, or nil.
 func (c *tokenCache) get(text string) *cachedToken {
-	shard := c.shard(text)
+	hash := c.hash(text)
+	shard := c.shard(hash)
 	shard.mu.RLock()
-	defer shard.mu.RUnlock()
-	return shard.entries[text]
+	t := shard.entries[hash]
+	shard.mu.RUnlock()
+	if t == nil || t.text != text {
+		return nil
+	}
+	return t
 }
 
 // add keeps a token whose signature is good, and drops others until all fit.
 func (c *tokenCache) add(t *cachedToken) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if t.bytes() > c.max/probationShare || !c.shard(t.text).put(t) {
+	t.hash = c.hash(t.text)
+	if t.bytes() > c.max/probationShare || !c.shard(t.hash).put(t) {
 		return
 	}
 	c.lane(t).push(t)
@@ -132,7 +139,7 @@ func (c *tokenCache) makeRoom(must bool) {
 		t := c.longestLane().pop()
 		c.probation -= t.bytes()
 		if t.uses.Load() < provenUses {
-			c.shard(t.text).drop(t)
+			c.shard(t.hash).drop(t)
 			return
 		}
 		t.uses.Store(0)
@@ -145,7 +152,7 @@ func (c *tokenCache) makeRoom(must bool) {
 		c.proven.push(t)
 		return
 	}
-	c.shard(t.text).drop(t)
+	c.shard(t.hash).drop(t)
 }
 
 func (c *tokenCache) longestLane() *tokenQueue {
@@ -162,27 +169,30 @@ func (c *tokenCache) lane(t *cachedToken) *tokenQueue {
 	return &c.lanes[maphash.String(c.seed, t.ClientID)%probationLanes]
 }
 
-// shard is chosen by the end of the text: part of the signature, and as good as
-// random.
-func (c *tokenCache) shard(text string) *tokenShard {
-	return &c.shards[maphash.String(c.seed, text[max(0, len(text)-16):])%tokenShards]
+// hash is that of the end of the text: part of the signature, and as good as
+// random. Only tokens with a good signature are kept, so that nobody can choose
+// which end alike.
+func (c *tokenCache) hash(text string) uint64 {
+	return maphash.String(c.seed, text[max(0, len(text)-16):])
 }
 
-// put adds an entry, and reports false where there is one of that text.
+func (c *tokenCache) shard(hash uint64) *tokenShard { return &c.shards[hash%tokenShards] }
+
+// put adds an entry, and reports false where there is one of that hash.
 func (s *tokenShard) put(t *cachedToken) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, known := s.entries[t.text]; known {
+	if _, known := s.entries[t.hash]; known {
 		return false
 	}
-	s.entries[t.text] = t
+	s.entries[t.hash] = t
 	return true
 }
 
 func (s *tokenShard) drop(t *cachedToken) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.entries, t.text)
+	delete(s.entries, t.hash)
 }
 
 func (q *tokenQueue) push(t *cachedToken) {

@@ -15,7 +15,7 @@ import (
 
 // cached makes an entry of a client, of 100 bytes of text.
 func cached(client, n int) *cachedToken {
-	text := fmt.Sprintf("%050d.%049d", client, n)
+	text := fmt.Sprintf("%084d%08d%08d", 0, client, n) // no two end alike, as signatures
 	return &cachedToken{text: text, Token: Token{ID: text, ClientID: fmt.Sprint("client ", client)}}
 }
 
