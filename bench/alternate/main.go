@@ -5,16 +5,14 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"log"
-	"net"
-	"net/http"
+	"net/netip"
 	"os"
-	"sync"
-	"sync/atomic"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,22 +53,22 @@ func main() {
 }
 
 func (o *Order) run() (result Result, err error) {
-	var senders [2][]*sender
+	var all [2][]*connection
 	for i, side := range o.Sides {
 		for range o.Connections {
-			conn, err := net.Dial("tcp", side.Address) //nolint:noctx // loopback
+			c, err := connect(side)
 			if err != nil {
 				return result, err
 			}
-			senders[i] = append(senders[i], &sender{side, conn, bufio.NewReader(conn)})
+			all[i] = append(all[i], c)
 		}
-		if _, err := turn(senders[i], o.Turn); err != nil { // warms up
+		if _, err := turn(all[i], o.Turn); err != nil { // warms up
 			return result, err
 		}
 	}
 	for n := range 2 * o.Turns {
 		i := (n + n/2) % 2 // each begins every other pair of turns
-		cpu, err := turn(senders[i], o.Turn)
+		cpu, err := turn(all[i], o.Turn)
 		if err != nil {
 			return result, err
 		}
@@ -79,61 +77,110 @@ func (o *Order) run() (result Result, err error) {
 	return result, nil
 }
 
-// turn has all of a side's senders send for a while.
-func turn(senders []*sender, d time.Duration) (cpuPerRequest float64, err error) {
-	pids := senders[0].PIDs
-	before, err := cpu(pids)
+// turn keeps all connections of a side busy for a while. It never sleeps: to
+// wake who waits for an answer costs the server more than many a handler, and
+// whether it has to would depend on how fast it is.
+func turn(all []*connection, d time.Duration) (cpuPerRequest float64, err error) {
+	before, err := cpu(all[0].PIDs)
 	if err != nil {
 		return 0, err
 	}
-	var (
-		over   atomic.Bool
-		sent   atomic.Int64
-		failed atomic.Pointer[error]
-		group  sync.WaitGroup
-	)
-	for _, s := range senders {
-		group.Go(func() {
-			for !over.Load() {
-				if err := s.send(); err != nil {
-					failed.Store(&err)
-					return
-				}
-				sent.Add(1)
+	for _, c := range all {
+		if err := c.send(); err != nil {
+			return 0, err
+		}
+	}
+	answers, waiting := 0, len(all)
+	for begin := time.Now(); waiting > 0; {
+		over := time.Since(begin) > d
+		before := answers
+		for _, c := range all {
+			answered, err := c.receive()
+			if err != nil {
+				return 0, err
 			}
-		})
+			if !answered {
+				continue
+			}
+			answers++
+			if over {
+				waiting--
+			} else if err := c.send(); err != nil {
+				return 0, err
+			}
+		}
+		if answers == before { // what is behind a proxy may need this core
+			_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		}
 	}
-	time.Sleep(d)
-	over.Store(true)
-	group.Wait()
-	if err := failed.Load(); err != nil {
-		return 0, *err
-	}
-	after, err := cpu(pids)
-	return float64((after - before).Nanoseconds()) / 1000 / float64(sent.Load()), err
+	after, err := cpu(all[0].PIDs)
+	return float64((after - before).Nanoseconds()) / 1000 / float64(answers), err
 }
 
-// sender is a connection that sends one request at a time.
-type sender struct {
+// connection sends one request at a time.
+type connection struct {
 	Side
-	conn   net.Conn
-	answer *bufio.Reader
+	fd     int
+	status []byte // of each answer, with the protocol's version before it
+	answer []byte // what has come of it
+	room   [16 << 10]byte
+	busy   bool
 }
 
-func (s *sender) send() error {
-	if _, err := s.conn.Write(s.Request); err != nil {
-		return err
-	}
-	res, err := http.ReadResponse(s.answer, nil)
+func connect(side Side) (*connection, error) {
+	address, err := netip.ParseAddrPort(side.Address)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer res.Body.Close()
-	if res.StatusCode != s.Status {
-		return fmt.Errorf("status %d instead of %d", res.StatusCode, s.Status)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
 	}
-	_, err = io.Copy(io.Discard, res.Body)
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(address.Port()), Addr: address.Addr().As4()}); err != nil {
+		return nil, err
+	}
+	return &connection{Side: side, fd: fd, status: fmt.Appendf(nil, "HTTP/1.1 %d ", side.Status)}, unix.SetNonblock(fd, true)
+}
+
+func (c *connection) send() error {
+	c.answer, c.busy = c.room[:0], true
+	n, err := unix.Write(c.fd, c.Request)
+	if err == nil && n < len(c.Request) {
+		err = errors.New("the request does not fit into the socket")
+	}
 	return err
+}
+
+// receive reports whether the answer is complete.
+func (c *connection) receive() (complete bool, err error) {
+	if !c.busy {
+		return false, nil
+	}
+	n, err := unix.Read(c.fd, c.room[len(c.answer):])
+	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		return false, nil
+	case err != nil:
+		return false, err
+	case n == 0:
+		return false, errors.New("the connection was closed, or an answer is too long")
+	}
+	c.answer = c.room[:len(c.answer)+n]
+	head, body, found := bytes.Cut(c.answer, []byte("\r\n\r\n"))
+	if !found {
+		return false, nil
+	}
+	if !bytes.HasPrefix(head, c.status) {
+		return false, fmt.Errorf("an answer is not %q, but %q", c.status, c.answer)
+	}
+	_, length, found := bytes.Cut(head, []byte("\r\nContent-Length: "))
+	if !found {
+		return false, fmt.Errorf("an answer has no length: %q", head)
+	}
+	length, _, _ = bytes.Cut(length, []byte("\r\n"))
+	size, err := strconv.Atoi(string(length))
+	c.busy = err == nil && len(body) < size
+	return !c.busy, err
 }
 
 // cpu returns the time that the processes have had, user and system.
