@@ -218,4 +218,21 @@ func TestEveryAcknowledgedChangeWasSynced(t *testing.T) {
 	if syncs() != afterRevokes {
 		t.Error("a call of the API writes to the store")
 	}
+	const clients = 64
+	var creating sync.WaitGroup
+	for range clients {
+		creating.Go(func() {
+			for range each {
+				if _, err := request(s, "POST", "/api/v0/client-credentials", "{}", http.StatusCreated, "application/json", token); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	creating.Wait()
+	shared := syncs() - afterRevokes
+	t.Logf("%d creates by %d clients at once: %d syncs", clients*each, clients, shared)
+	if shared > clients*each/4 {
+		t.Error("changes that wait for the disk do not share its syncs")
+	}
 }

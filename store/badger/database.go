@@ -20,9 +20,10 @@ import (
 // Badger 4 hangs a reader for ever, and panics in an iterator, if it is closed
 // under them.
 type database struct {
-	gate   sync.RWMutex
-	closed bool
-	db     *badgerdb.DB
+	gate      sync.RWMutex
+	closed    bool
+	db        *badgerdb.DB
+	committer *committer
 }
 
 // Get implements store.Store.
@@ -75,28 +76,7 @@ func (d *database) Commit(ctx context.Context, batch store.Batch) error {
 	}
 	defer d.gate.RUnlock()
 
-	err := d.db.Update(func(txn *badgerdb.Txn) error {
-		for _, condition := range batch.Conditions {
-			if err := check(txn, condition); err != nil {
-				return err
-			}
-		}
-		for _, record := range batch.Puts {
-			if err := txn.Set([]byte(record.Key), seal(record)); err != nil {
-				return fmt.Errorf("writing %s: %w", record.Key, err)
-			}
-		}
-		for _, key := range batch.Deletes {
-			if err := txn.Delete([]byte(key)); err != nil {
-				return fmt.Errorf("deleting %s: %w", key, err)
-			}
-		}
-		return nil
-	})
-	if errors.Is(err, badgerdb.ErrConflict) {
-		return store.ErrConflict
-	}
-	return err
+	return d.committer.commit(ctx, batch)
 }
 
 // Close implements store.Store.
@@ -107,6 +87,7 @@ func (d *database) Close() error {
 		return nil
 	}
 	d.closed = true
+	d.committer.close()
 	return d.db.Close()
 }
 

@@ -21,7 +21,7 @@ import (
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
-func provisioned(t *testing.T, path string) *Badger {
+func provisioned(t testing.TB, path string) *Badger {
 	t.Helper()
 	engine := &Badger{Path: path}
 	if err := engine.Provision(caddy.Context{}); err != nil {
@@ -30,7 +30,7 @@ func provisioned(t *testing.T, path string) *Badger {
 	return engine
 }
 
-func openIn(t *testing.T, path string) *database {
+func openIn(t testing.TB, path string) *database {
 	t.Helper()
 	st, err := provisioned(t, path).Open(t.Context())
 	if err != nil {

@@ -104,7 +104,7 @@ func (b *Badger) Open(ctx context.Context) (store.Store, error) {
 		switch {
 		case err == nil:
 			logger().Info("opened store", zap.String("path", b.dir))
-			return &database{db: db}, nil
+			return &database{db: db, committer: newCommitter(db)}, nil
 		case !lockedElsewhere(err):
 			return nil, fmt.Errorf("opening the store in %s: %w", b.dir, err)
 		case time.Now().After(deadline):

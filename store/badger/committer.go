@@ -1,0 +1,170 @@
+package badger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	badgerdb "github.com/dgraph-io/badger/v4"
+	"go.uber.org/zap"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+// committer carries out batches in one goroutine. Those that wait while it
+// writes are merged into one transaction: Badger syncs each of its own, and a
+// sync costs more than what is written.
+type committer struct {
+	db      *badgerdb.DB
+	waiting chan *operation
+	ended   chan struct{}
+}
+
+// operation is a batch, and what became of it.
+type operation struct {
+	store.Batch
+	err  error
+	done chan struct{} // closed when err is said
+}
+
+// maxMerged bounds how many wait for one another.
+const maxMerged = 256
+
+func newCommitter(db *badgerdb.DB) *committer {
+	c := &committer{db: db, waiting: make(chan *operation), ended: make(chan struct{})}
+	go c.run()
+	return c
+}
+
+// commit carries out a batch. Once its turn has come it is carried out, whether
+// or not anybody still waits for it.
+func (c *committer) commit(ctx context.Context, batch store.Batch) error {
+	op := &operation{Batch: batch, done: make(chan struct{})}
+	select {
+	case c.waiting <- op:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-op.done
+	return op.err
+}
+
+// close ends the committer. Nobody may be committing any more.
+func (c *committer) close() {
+	close(c.waiting)
+	<-c.ended
+}
+
+func (c *committer) run() {
+	defer close(c.ended)
+	for op := range c.waiting {
+		for op != nil {
+			var merged []*operation
+			merged, op = c.collect(op)
+			c.carryOut(merged)
+		}
+	}
+}
+
+// collect returns the first operation with all that wait, as far as they fit
+// into one transaction, and the one that did not.
+func (c *committer) collect(first *operation) (merged []*operation, next *operation) {
+	merged = []*operation{first}
+	room := c.db.MaxBatchSize()/2 - first.size()
+	for len(merged) < maxMerged {
+		select {
+		case op, ok := <-c.waiting:
+			if !ok {
+				return merged, nil
+			}
+			if room -= op.size(); room < 0 {
+				return merged, op
+			}
+			merged = append(merged, op)
+		default:
+			return merged, nil
+		}
+	}
+	return merged, nil
+}
+
+// size is about what the operation takes in a transaction.
+func (o *operation) size() (bytes int64) {
+	const each = 100 // of what Badger adds to a record
+	for _, record := range o.Puts {
+		bytes += int64(len(record.Key)+len(record.Value)) + each
+	}
+	for _, key := range o.Deletes {
+		bytes += int64(len(key)) + each
+	}
+	return bytes
+}
+
+// carryOut carries out operations as one, and each by itself where one of them
+// can't be written.
+func (c *committer) carryOut(merged []*operation) {
+	err := c.transact(merged)
+	if errors.Is(err, errUnwritable) && len(merged) > 1 {
+		for _, op := range merged {
+			c.carryOut([]*operation{op})
+		}
+		return
+	}
+	for _, op := range merged {
+		if op.err == nil {
+			op.err = err
+		}
+		close(op.done)
+	}
+}
+
+// errUnwritable says that a transaction was given up because of what one of its
+// operations writes.
+var errUnwritable = errors.New("the store can't write this")
+
+// transact writes those operations whose conditions hold, after all before
+// them, in one transaction. The others get their error.
+func (c *committer) transact(merged []*operation) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			logger().Error("panic while writing", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			err = errors.New("the store has panicked")
+		}
+	}()
+	txn := c.db.NewTransaction(true)
+	defer txn.Discard()
+	for _, op := range merged {
+		if op.err = op.check(txn); op.err != nil {
+			continue
+		}
+		if err := op.write(txn); err != nil {
+			return fmt.Errorf("%w: %w", errUnwritable, err)
+		}
+	}
+	return txn.Commit()
+}
+
+// check returns the error of the first condition that does not hold.
+func (o *operation) check(txn *badgerdb.Txn) error {
+	for _, condition := range o.Conditions {
+		if err := check(txn, condition); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *operation) write(txn *badgerdb.Txn) error {
+	for _, record := range o.Puts {
+		if err := txn.Set([]byte(record.Key), seal(record)); err != nil {
+			return fmt.Errorf("writing %s: %w", record.Key, err)
+		}
+	}
+	for _, key := range o.Deletes {
+		if err := txn.Delete([]byte(key)); err != nil {
+			return fmt.Errorf("deleting %s: %w", key, err)
+		}
+	}
+	return nil
+}
