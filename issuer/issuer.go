@@ -27,6 +27,7 @@ type Policy struct {
 // worth. Its methods may be called from many goroutines.
 type Issuer struct {
 	policy   Policy
+	audience []string // the policy's
 	store    store.Store
 	registry *registry
 	keys     *keyring
@@ -42,6 +43,7 @@ var ErrNotFound = errors.New("no such credential")
 func newIssuer(policy Policy, st store.Store, reg *registry, keys *keyring, fetcher *fetch.Fetcher) *Issuer {
 	return &Issuer{
 		policy:   policy,
+		audience: []string{policy.Audience},
 		store:    st,
 		registry: reg,
 		keys:     keys,
@@ -202,5 +204,5 @@ func (i *Issuer) Audiences(c *Credential) []string {
 	if len(c.Audiences) > 0 {
 		return c.Audiences
 	}
-	return []string{i.policy.Audience}
+	return i.audience
 }

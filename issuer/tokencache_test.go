@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/golang-jwt/jwt/v5"
 )
@@ -178,6 +179,31 @@ func TestATokenIsKeptAsItIsSigned(t *testing.T) {
 		if !reflect.DeepEqual(signed.Token, checked.Token) {
 			t.Errorf("kept: %+v\nread: %+v", signed.Token, checked.Token)
 		}
+	}
+}
+
+func TestTokensOfAClientKeepOnceWhatTheyAllSay(t *testing.T) {
+	f := newForge(t, makeKey(t, "ES256"))
+	var tokens []string
+	for range 2 {
+		issued, err := f.iss.Issue(t.Context(), tokenRequest(f.client.ClientID, f.secret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		tokens = append(tokens, issued.Token)
+	}
+	f.iss.registry.verified = newTokenCache(DefaultTokenCache) // they are read
+	var read [2]*Token
+	for n, token := range tokens {
+		access, err := f.iss.Verify(t.Context(), token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read[n] = access.Token
+	}
+	if &read[0].Audience[0] != &read[1].Audience[0] || &read[0].Scopes[0] != &read[1].Scopes[0] ||
+		unsafe.StringData(read[0].ClientID) != unsafe.StringData(read[1].ClientID) {
+		t.Error("each has its own")
 	}
 }
 

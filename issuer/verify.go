@@ -170,12 +170,13 @@ func (i *Issuer) verifySigned(ctx context.Context, token string, jws *compact, k
 	if err := st.readRevokedTokens(ctx); err != nil {
 		return nil, err
 	}
+	c := st.credential.Load()
 	return &cachedToken{text: strings.Clone(token), Token: Token{
 		ID:        claims.id,
-		ClientID:  claims.clientID,
+		ClientID:  c.ClientID,
 		Scope:     claims.scope,
-		Scopes:    scopes,
-		Audience:  claims.audience,
+		Scopes:    shared(scopes, c.Scopes),
+		Audience:  shared(claims.audience, i.Audiences(c)),
 		IssuedAt:  claims.issuedAt,
 		Expires:   claims.expires,
 		notBefore: claims.notBefore,
@@ -184,6 +185,15 @@ func (i *Issuer) verifySigned(ctx context.Context, token string, jws *compact, k
 		epoch:     claims.epoch,
 		state:     st,
 	}}, nil
+}
+
+// shared returns known where it says the same, so that the cache has what many
+// tokens say once.
+func shared(list, known []string) []string {
+	if slices.Equal(list, known) {
+		return known
+	}
+	return list
 }
 
 // SignatureChecks counts them for the whole process. Those of good signatures
