@@ -53,8 +53,8 @@ func (c *ClientCredentials) askAboutToken(w http.ResponseWriter, r *http.Request
 // endpoint. It answers where it refuses.
 func (c *ClientCredentials) caller(w http.ResponseWriter, r *http.Request, iss *issuer.Issuer, body bodyAuthentication, doing string) (issuer.Caller, bool) {
 	_, scheme, _, _ := authorization(r.Header)
-	// A guard in front of the endpoints has taken the token out of the request.
 	request := clean(r)
+	// A guard in front of the endpoints has taken the token out of the request.
 	bearer := strings.EqualFold(scheme, "bearer") || request.admission != nil
 	if bearer && body.secret == "" && body.assertion == "" {
 		a, ref := c.guard.admit(request)

@@ -215,8 +215,7 @@ func TestAMatcherNarrowsTheGuardAndNothingElse(t *testing.T) {
 	}
 }
 
-// A matcher that fails to say whether a request is to be guarded lets it not
-// pass.
+// What a matcher can't tell whether it is to be guarded does not pass.
 func TestARequestThatAMatcherFailsOnIsRefused(t *testing.T) {
 	s := run(t, site("", "", "client_credentials /guarded/*\n@numbered expression `int({header.X-Number}) > 1`\nbearer_auth @numbered\nreverse_proxy {{upstream}}"))
 	token := testserver.Bearer(s.Token(t, s.CreateWith(t, "read")))
