@@ -155,15 +155,25 @@ func (b *bench) build(ctx context.Context) error {
 
 func (b *bench) program(name string) string { return filepath.Join(b.temp, name) }
 
-// freeAddress returns an address on loopback that nobody listens on.
+// freeAddress returns an address on loopback that nobody listens on, and that it
+// has not returned before: what is to listen there is started later.
 func freeAddress() string {
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
-	if err != nil {
-		panic(err) // a machine without loopback
+	for {
+		listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
+		if err != nil {
+			panic(err) // a machine without loopback
+		}
+		address := listener.Addr().String()
+		_ = listener.Close()
+		if !promised[address] {
+			promised[address] = true
+			return address
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().String()
 }
+
+// promised are the addresses that freeAddress has returned.
+var promised = make(map[string]bool)
 
 // machine tells what the figures were measured on.
 func machine() string {
