@@ -63,6 +63,20 @@ func testMaster(t testing.TB) masterKey {
 	return key
 }
 
+// clientWithToken creates a credential, and has a token issued for it.
+func clientWithToken(t *testing.T, iss *Issuer) (c *Credential, secret, token string) {
+	t.Helper()
+	c, secret, err := iss.Create(t.Context(), Draft{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	issued, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, secret, issued.Token
+}
+
 func tokenRequest(clientID, secret string) TokenRequest {
 	return TokenRequest{GrantType: grantType, ClientAuthentication: ClientAuthentication{ClientID: clientID, Secrets: []string{secret}}}
 }
@@ -85,14 +99,7 @@ func (h *hookedStore) Get(ctx context.Context, key string) ([]byte, error) {
 func TestARevocationDuringALoadIsNotLost(t *testing.T) {
 	hooked := &hookedStore{Store: openTestStore(t, t.TempDir())}
 	iss := newTestIssuer(t, hooked, time.Hour, 8)
-	c, secret, err := iss.Create(t.Context(), Draft{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	issued, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, secret, token := clientWithToken(t, iss)
 	forget(t, iss, c.ClientID)
 
 	// The credential is read as active, then revoked, and only then does the
@@ -105,7 +112,7 @@ func TestARevocationDuringALoadIsNotLost(t *testing.T) {
 			}
 		}
 	}
-	_, err = iss.Verify(t.Context(), issued.Token)
+	_, err := iss.Verify(t.Context(), token)
 	var refused *Refusal
 	if !errors.As(err, &refused) || refused.Reason != "revoked" {
 		t.Fatalf("Verify = %v, want a refusal", err)
@@ -154,15 +161,8 @@ func TestAMintThatARevocationOvertakesIssuesNothing(t *testing.T) {
 
 func TestACachedTokenSeesARevocationWhoeverElseForgotTheCredential(t *testing.T) {
 	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 1)
-	c, secret, err := iss.Create(t.Context(), Draft{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	issued, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := iss.Verify(t.Context(), issued.Token); err != nil {
+	c, _, token := clientWithToken(t, iss)
+	if _, err := iss.Verify(t.Context(), token); err != nil {
 		t.Fatal(err)
 	}
 	iss.registry.recent.Drop(c.ClientID)
@@ -171,7 +171,7 @@ func TestACachedTokenSeesARevocationWhoeverElseForgotTheCredential(t *testing.T)
 	if err := iss.Revoke(t.Context(), "", c.ClientID); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := iss.Verify(t.Context(), issued.Token); err == nil {
+	if _, err := iss.Verify(t.Context(), token); err == nil {
 		t.Fatal("a cached token outlived its credential")
 	}
 }

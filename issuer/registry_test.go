@@ -50,19 +50,12 @@ func keys(t *testing.T, st store.Store, prefix string) (found []string) {
 
 func TestARevokedCredentialStaysRevokedThoughMemoryForgetsIt(t *testing.T) {
 	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
-	c, secret, err := iss.Create(t.Context(), Draft{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	issued, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, secret, token := clientWithToken(t, iss)
 	if err := iss.Revoke(t.Context(), "", c.ClientID); err != nil {
 		t.Fatal(err)
 	}
 	forget(t, iss, c.ClientID)
-	if _, err := iss.Verify(t.Context(), issued.Token); !isRefusal(err) {
+	if _, err := iss.Verify(t.Context(), token); !isRefusal(err) {
 		t.Errorf("its token: %v, want a refusal", err)
 	}
 	if _, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret)); err == nil {
@@ -73,16 +66,9 @@ func TestARevokedCredentialStaysRevokedThoughMemoryForgetsIt(t *testing.T) {
 func TestARevokedTokenIsForgottenOnlyWhenItHasExpired(t *testing.T) {
 	st := openTestStore(t, t.TempDir())
 	iss := newTestIssuer(t, st, time.Hour, 100)
-	c, secret, err := iss.Create(t.Context(), Draft{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	issued, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, _, token := clientWithToken(t, iss)
 	for range 2 {
-		if _, err := iss.RevokeToken(t.Context(), Caller{Credential: c}, issued.Token); err != nil {
+		if _, err := iss.RevokeToken(t.Context(), Caller{Credential: c}, token); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -90,7 +76,7 @@ func TestARevokedTokenIsForgottenOnlyWhenItHasExpired(t *testing.T) {
 	if err := iss.registry.sweep(t.Context(), time.Now().Add(time.Hour+clockMargin/2)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := iss.Verify(t.Context(), issued.Token); !isRefusal(err) || len(keys(t, st, "revoked_")) != 2 {
+	if _, err := iss.Verify(t.Context(), token); !isRefusal(err) || len(keys(t, st, "revoked_")) != 2 {
 		t.Errorf("a revoked token: %v, want a refusal; its records: %q", err, keys(t, st, "revoked_"))
 	}
 	if err := iss.registry.sweep(t.Context(), time.Now().Add(time.Hour+2*clockMargin)); err != nil {
@@ -124,28 +110,21 @@ func TestRevokedTokensThatHaveExpiredLeaveTheMemoryOfTheirClient(t *testing.T) {
 func TestATokenIsNotAcceptedWhileItsRevocationCannotBeReadOrRuledOut(t *testing.T) {
 	st := openTestStore(t, t.TempDir())
 	iss := newTestIssuer(t, st, time.Hour, 100)
-	c, secret, err := iss.Create(t.Context(), Draft{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	issued, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, _, token := clientWithToken(t, iss)
 	damaged := store.Record{Key: revokedTokenKey(c.ClientID, "x"), Value: []byte("{")}
 	if err := st.Commit(t.Context(), store.Batch{Puts: []store.Record{damaged}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := iss.Verify(t.Context(), issued.Token); err == nil || isRefusal(err) {
+	if _, err := iss.Verify(t.Context(), token); err == nil || isRefusal(err) {
 		t.Errorf("Verify = %v, want that it can't tell", err)
 	}
-	if kept := iss.registry.verified.get(issued.Token); !kept.revoked() {
+	if kept := iss.registry.verified.get(token); !kept.revoked() {
 		t.Error("a token counts though the revocations of its client were not read")
 	}
 	if err := st.Commit(t.Context(), store.Batch{Deletes: []string{damaged.Key}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := iss.Verify(t.Context(), issued.Token); err != nil {
+	if _, err := iss.Verify(t.Context(), token); err != nil {
 		t.Errorf("Verify = %v once they can be read", err)
 	}
 }
