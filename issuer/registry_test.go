@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -126,5 +127,16 @@ func TestATokenIsNotAcceptedWhileItsRevocationCannotBeReadOrRuledOut(t *testing.
 	}
 	if _, err := iss.Verify(t.Context(), token); err != nil {
 		t.Errorf("Verify = %v once they can be read", err)
+	}
+}
+
+// Otherwise the metrics and the log would show a failure of the store.
+func TestAClientThatGoesAwayIsNoFailureOfTheStore(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	_, _, token := clientWithToken(t, iss)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := iss.Verify(gone, token); err != nil {
+		t.Errorf("Verify = %v of a token that was issued here", err)
 	}
 }

@@ -41,7 +41,8 @@ func (r *revokedTokens) read(ctx context.Context, st store.Store, clientID strin
 		return nil
 	}
 	prefix := revokedTokenKey(clientID, "")
-	err := st.Scan(ctx, prefix, func(key string, value []byte) error {
+	// A client that goes away must not look like a store that can't be read.
+	err := st.Scan(context.WithoutCancel(ctx), prefix, func(key string, value []byte) error {
 		var record revocation
 		if err := json.Unmarshal(value, &record); err != nil {
 			return fmt.Errorf("the record of a revocation can't be read: %w", err)
