@@ -269,7 +269,7 @@ http://api.example.com {
 }
 
 http://stock.example.com {
-	bearer_auth items:read items:write {
+	bearer_auth /items/* items:read items:write {
 		audience https://stock.example.com
 		realm Stock
 		optional
@@ -296,7 +296,7 @@ http://stock.example.com {
 	}
 	for name, twin := range map[string]string{
 		"client_credentials": `{"handler": "client_credentials", "base_path": "/machines"}`,
-		"bearer_auth": `{"handler": "bearer_auth", "scopes": ["items:read", "items:write"],
+		"bearer_auth": `{"handler": "bearer_auth", "match": [{"path": ["/items/*"]}], "scopes": ["items:read", "items:write"],
 			"audience": "https://stock.example.com", "realm": "Stock", "optional": true, "forward_token": true, "keep_streams": true}`,
 	} {
 		var whole, want any
