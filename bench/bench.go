@@ -135,7 +135,7 @@ func (b *bench) chooseCores() error {
 // build makes the programs that run beside this one.
 func (b *bench) build(ctx context.Context) error {
 	for name, dir := range map[string]string{
-		"caddy": "./caddy", "service": "./service", "alternate": "./alternate", "zitadel": "./peers/zitadel", "fosite": "./peers/fosite",
+		"caddy": "./caddy", "service": "./service", "zitadel": "./peers/zitadel", "fosite": "./peers/fosite",
 	} {
 		log.Printf("building %s", name)
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", b.program(name), ".") //nolint:gosec // G204: go build

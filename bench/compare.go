@@ -1,16 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"log"
 	"net/http"
-	"os"
-	"os/exec"
-	"strings"
-	"time"
 )
 
 // comparison holds two cases against each other.
@@ -92,96 +86,6 @@ func (b *bench) measurePairs(ctx context.Context, c comparison, r *ratios) error
 
 func (r *ratios) add(a, b float64) {
 	r.A, r.B, r.Ratios = append(r.A, a), append(r.B, b), append(r.Ratios, a/b)
-}
-
-// alternates reports whether the sides can take turns of a moment: each must
-// send the same request all the time.
-func (c *comparison) alternates() bool {
-	fixed := func(side *testCase) bool { return side.request.lines == "" && side.beside == nil }
-	return c.metric.name == cpuPerRequest.name && fixed(c.a) && fixed(c.b)
-}
-
-// A moment is too short for what changes on a busy machine to change within it,
-// and there is time for many.
-const (
-	moment         = 100 * time.Millisecond
-	momentsPerPair = 10 // of measurements by wrk
-)
-
-// alternate measures the two sides in turns of a moment.
-func (b *bench) alternate(ctx context.Context, c comparison, r *ratios) error {
-	order := alternation{Connections: concurrency, Turns: momentsPerPair * b.pairs, Turn: moment}
-	for i, side := range []*testCase{c.a, c.b} {
-		text, err := side.text(ctx)
-		if err != nil {
-			return err
-		}
-		order.Sides[i] = alternationSide{side.address, text, side.status, side.server.pids()}
-	}
-	input, err := json.Marshal(order)
-	if err != nil {
-		return err
-	}
-	command := []string{b.program("alternate")}
-	if b.loadCore != "" {
-		command = append([]string{"taskset", "-c", b.loadCore}, command...)
-	}
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // G204: built here
-	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), os.Stderr
-	output, err := cmd.Output()
-	if err != nil {
-		return err
-	}
-	var result [2][]float64
-	if err := json.Unmarshal(output, &result); err != nil {
-		return err
-	}
-	for n := range result[0] {
-		r.add(result[0][n], result[1][n])
-	}
-	if !b.counts {
-		return nil
-	}
-	var counted [2]float64
-	for i, side := range []*testCase{c.a, c.b} {
-		m, err := b.measure(ctx, side, slice{0, 1}, b.seconds)
-		if err != nil {
-			return err
-		}
-		counted[i] = m.Instructions
-	}
-	r.Instructions = []float64{counted[0] / counted[1]}
-	return nil
-}
-
-// alternation is what the program alternate reads.
-type alternation struct {
-	Sides              [2]alternationSide
-	Connections, Turns int
-	Turn               time.Duration
-}
-
-type alternationSide struct {
-	Address string
-	Request []byte
-	Status  int
-	PIDs    []int
-}
-
-// text returns the request of a case as it is sent.
-func (c *testCase) text(ctx context.Context) ([]byte, error) {
-	header, body := http.Header{}, ""
-	if err := c.request.complete(header, &body); err != nil {
-		return nil, err
-	}
-	req, err := http.NewRequestWithContext(ctx, c.request.method, "http://"+c.address+c.request.path, strings.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header = header
-	var text bytes.Buffer
-	err = req.Write(&text)
-	return text.Bytes(), err
 }
 
 // The names of cases that comparisons look for.

@@ -26,6 +26,12 @@ type options struct {
 
 func main() {
 	log.SetFlags(log.Ltime)
+	if len(os.Args) == 2 && os.Args[1] == alternating {
+		if err := takeTurns(); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	opts, err := parseOptions()
 	if err != nil {
 		log.Fatal(err)

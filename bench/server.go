@@ -157,17 +157,24 @@ func (s *server) pids() []int {
 // cpu returns the time that the server has had, user and system, to the
 // nanosecond: /proc tells it in hundredths of a second.
 func (s *server) cpu() (time.Duration, error) {
-	var sum time.Duration
-	for _, pid := range s.pids() {
+	sum, err := cpuTime(s.pids())
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("%s: %w", s.name, err)
+	case sum == 0:
+		return 0, s.failed("is gone")
+	}
+	return sum, nil
+}
+
+func cpuTime(pids []int) (sum time.Duration, err error) {
+	for _, pid := range pids {
 		const sched = 2 // CPUCLOCK_SCHED of the kernel's posix-timers.h
 		var t unix.Timespec
 		if err := unix.ClockGettime(int32(^pid<<3|sched), &t); err != nil { //nolint:gosec // G115: pids fit
-			return 0, fmt.Errorf("the CPU time of %s: %w", s.name, err)
+			return 0, fmt.Errorf("the CPU time of process %d: %w", pid, err)
 		}
 		sum += time.Duration(t.Nano())
-	}
-	if sum == 0 {
-		return 0, s.failed("is gone")
 	}
 	return sum, nil
 }
