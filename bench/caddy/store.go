@@ -92,7 +92,7 @@ func (p *population) make(ctx context.Context) error {
 	if err := writeKey(filepath.Join(p.dir, "signing_key.pem"), p.algorithm); err != nil {
 		return err
 	}
-	if err := p.open(); err != nil { //nolint:contextcheck // the app has its own
+	if err := p.open(); err != nil {
 		return err
 	}
 	defer func() { _ = caddy.Stop() }()
