@@ -2,9 +2,11 @@ package issuer
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -57,13 +59,32 @@ type Credential struct {
 	// of the higher version is the later.
 	Version uint64         `json:"version"`
 	Secrets []hashedSecret `json:"secrets"`
+
+	onlySecret [1]hashedSecret // where Secrets is, if it is one
 }
 
 // hashedSecret is what is kept of a secret: HMAC-SHA-256 under the pepper of
 // that number.
 type hashedSecret struct {
-	Pepper int    `json:"pepper"`
-	Hash   []byte `json:"hash"`
+	Pepper int        `json:"pepper"`
+	Hash   secretHash `json:"hash"`
+}
+
+type secretHash [sha256.Size]byte
+
+// MarshalText returns the hash in base64.
+func (h secretHash) MarshalText() ([]byte, error) {
+	return base64.StdEncoding.AppendEncode(nil, h[:]), nil
+}
+
+// UnmarshalText reads a hash in base64.
+func (h *secretHash) UnmarshalText(text []byte) error {
+	decoded, err := base64.StdEncoding.DecodeString(string(text))
+	if err != nil || len(decoded) != len(h) {
+		return errors.New("no hash of a secret")
+	}
+	*h = secretHash(decoded)
+	return nil
 }
 
 // Active reports whether the credential works at the given time.
@@ -249,6 +270,7 @@ func decodeCredential(data []byte) (*Credential, error) {
 	if err := json.Unmarshal(data, c); err != nil {
 		return nil, fmt.Errorf("a credential's record can't be read: %w", err)
 	}
+	c.pack()
 	return c, nil
 }
 

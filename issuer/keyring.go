@@ -211,14 +211,14 @@ func (r *keyring) openPeppers(ctx context.Context, st store.Store, master master
 // hash returns what is kept of a secret. The client id is part of it, so that
 // a hash is worth nothing in another credential's record.
 func (r *keyring) hash(clientID, secret string) hashedSecret {
-	return hashedSecret{Pepper: r.pepper, Hash: r.peppers[r.pepper].mac(clientID, secret)}
+	return hashedSecret{Pepper: r.pepper, Hash: secretHash(r.peppers[r.pepper].mac(clientID, secret))}
 }
 
 // matches reports whether the secret is the one that was hashed, in a time that
 // does not tell how far it fits.
 func (r *keyring) matches(h hashedSecret, clientID, secret string) bool {
 	p, known := r.peppers[h.Pepper]
-	return known && subtle.ConstantTimeCompare(h.Hash, p.mac(clientID, secret)) == 1
+	return known && subtle.ConstantTimeCompare(h.Hash[:], p.mac(clientID, secret)) == 1
 }
 
 // pepper is the key of the HMACs that are kept of secrets. It keeps what an

@@ -131,9 +131,9 @@ func forget(t *testing.T, iss *Issuer, clientID string) {
 	for range 100 {
 		runtime.GC()
 		shard.mu.Lock()
-		_, known := shard.states[clientID]
+		st := shard.get(clientID)
 		shard.mu.Unlock()
-		if !known {
+		if st == nil {
 			return
 		}
 		time.Sleep(time.Millisecond)

@@ -52,6 +52,7 @@ type registry struct {
 type registryShard struct {
 	mu     sync.Mutex
 	states map[string]weak.Pointer[state]
+	full   int // at how many those that nobody refers to any more are dropped
 	// changes counts the changes applied in this shard: a reading of the store
 	// that began before one of them may be older than it.
 	changes uint64
@@ -267,16 +268,10 @@ func (r *registry) intern(shard *registryShard, c *Credential, seen uint64) *sta
 	}
 	st := &state{registry: r}
 	st.credential.Store(c)
-	shard.states[c.ClientID] = weak.Make(st)
-	runtime.AddCleanup(st, shard.forget, c.ClientID)
-	return st
-}
-
-// forget drops the entry of a state that nobody refers to any more.
-func (s *registryShard) forget(clientID string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p, known := s.states[clientID]; known && p.Value() == nil {
-		delete(s.states, clientID)
+	if len(shard.states) >= shard.full {
+		maps.DeleteFunc(shard.states, func(_ string, p weak.Pointer[state]) bool { return p.Value() == nil })
+		shard.full = 2*len(shard.states) + 8
 	}
+	shard.states[c.ClientID] = weak.Make(st)
+	return st
 }

@@ -81,6 +81,7 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 	if t.text, err = i.sign(&t.Token); err != nil {
 		return nil, err
 	}
+	inOnePiece(&t.text, &t.ID, &t.ClientID, &t.Scope)
 	// What was revoked while the token was signed must not leave as if it were
 	// not.
 	if st.credential.Load().Epoch != c.Epoch {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -146,6 +145,7 @@ func (i *Issuer) verifySigned(ctx context.Context, token string, jws *compact, k
 	if err != nil {
 		return nil, &Refusal{err.Error()}
 	}
+	inOnePiece(&token, &claims.id, &claims.clientID, &claims.scope)
 	scopes, ok := SplitScope(claims.scope)
 	switch {
 	case !ok:
@@ -171,9 +171,9 @@ func (i *Issuer) verifySigned(ctx context.Context, token string, jws *compact, k
 		return nil, err
 	}
 	c := st.credential.Load()
-	return &cachedToken{text: strings.Clone(token), Token: Token{
+	return &cachedToken{text: token, Token: Token{
 		ID:        claims.id,
-		ClientID:  c.ClientID,
+		ClientID:  claims.clientID,
 		Scope:     claims.scope,
 		Scopes:    shared(scopes, c.Scopes),
 		Audience:  shared(claims.audience, i.Audiences(c)),

@@ -68,8 +68,8 @@ func (a Access) ends() time.Time {
 type watchList struct {
 	mu    sync.Mutex
 	first *Watch
-	timer *time.Timer
-	due   time.Time // when the timer fires; zero while it does not run
+	timer *time.Timer // nil while it does not run: few of a million clients need one
+	due   time.Time   // when it fires
 }
 
 func (l *watchList) add(st *state, w *Watch, ends, now time.Time) {
@@ -84,7 +84,7 @@ func (l *watchList) add(st *state, w *Watch, ends, now time.Time) {
 		l.timer = time.AfterFunc(watchRound, st.watchesDue)
 		l.due = now.Add(watchRound)
 	}
-	if l.due.IsZero() || ends.Before(l.due) {
+	if ends.Before(l.due) {
 		l.wake(ends, now)
 	}
 }
@@ -131,7 +131,10 @@ func (l *watchList) ended(c *Credential, now time.Time) (revoked, expired []*Wat
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.first == nil {
-		l.due = time.Time{}
+		if l.timer != nil {
+			l.timer.Stop() // it may be a change that brought us here
+			l.timer = nil
+		}
 		return nil, nil
 	}
 	next := now.Add(watchRound)

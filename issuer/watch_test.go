@@ -134,6 +134,6 @@ func TestWatchesCostNoGoroutine(t *testing.T) {
 	eventually(t, "the timer stops", func() bool {
 		list.mu.Lock()
 		defer list.mu.Unlock()
-		return list.first == nil && list.due.IsZero()
+		return list.first == nil && list.timer == nil
 	})
 }
