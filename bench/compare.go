@@ -122,18 +122,61 @@ func (s *scenery) flooded(name, flood string) comparison {
 	return comparison{"good traffic beside a flood of " + name + ", refused by the guard over by respond 401", beside(&refusing), beside(&bare), p99, 1.3}
 }
 
-// growth is the series of cases on stores of all sizes, with a tenth of their
-// size in revoked credentials, and in revoked tokens.
-// In one of the two sceneries the guard has memory for all tokens, and in the
-// other each token is sent once, so that memory is of no use.
-func (b *bench) newGrowth(uses []use) *scenery {
-	s := &scenery{name: "growth", bench: b}
+// growth is a series of cases on stores of all sizes, with a tenth of their size
+// in revoked credentials, and in revoked tokens.
+type growth struct {
+	group  string
+	option string // one more setting of the app, if any
+	uses   []use
+}
+
+// use is a way in which clients take turns.
+type use struct {
+	name   string
+	suffix string // of the file of lines
+	order  order
+	limit  float64 // of the ratio of the largest store to the smallest; 0: none is set
+}
+
+const (
+	growthGuard = "growth, guard"
+	growthToken = "growth, token endpoint"
+	zipfDraws   = 200_000
+)
+
+var (
+	oneClient = use{"one client", "", inTurn, 1.03}
+	zipf      = use{"Zipf", ".zipf", fromAnywhere, 1.05}
+	uniform   = use{"uniform", "", fromAnywhere, 1.15}
+)
+
+// growths have servers of their own, each: what the one has put into the
+// guard's memory must not be of use, or in the way, to the other.
+var growths = []growth{
+	{growthGuard, "", []use{oneClient, zipf}},
+	{growthGuard, "token_cache 2GiB", []use{uniform}}, // room for all
+	{growthGuard, "", []use{{"each token once", "", once, 0}}},
+	{growthToken, "", []use{oneClient, zipf, uniform}},
+}
+
+// growthUses returns the ways in which clients take turns in a group.
+func growthUses(group string) (uses []use) {
+	for _, g := range growths {
+		if g.group == group {
+			uses = append(uses, g.uses...)
+		}
+	}
+	return uses
+}
+
+func (b *bench) newGrowth(g growth) *scenery {
+	s := &scenery{name: g.group, bench: b}
 	for _, n := range b.sizes {
 		c := b.caddy(fmt.Sprintf("growth %d", n), b.growthSpec(n), map[string]string{
 			"guard": "bearer_auth items:read\n" + endings("")[responded],
 			"token": "client_credentials",
 		})
-		c.option = "token_cache 2GiB" // some 1.1 GiB for a million
+		c.option = g.option
 		prepare := c.prepare
 		c.prepare = func(ctx context.Context) error {
 			if err := prepare(ctx); err != nil {
@@ -146,45 +189,19 @@ func (b *bench) newGrowth(uses []use) *scenery {
 			}
 			return nil
 		}
-		s.addGrowth(c, n, uses)
+		for _, use := range g.uses {
+			s.addGrowth(c, n, g.group, use)
+		}
 	}
 	first, last := b.sizes[0], b.sizes[len(b.sizes)-1]
-	for _, group := range []string{growthGuard, growthToken} {
-		for _, use := range uses {
-			if use.order == once && group == growthToken {
-				continue
-			}
-			s.comparisons = append(s.comparisons, comparison{
-				fmt.Sprintf("%s, %s: %s credentials over %s", group, use.name, grouped(last), grouped(first)),
-				s.find(group, growthName(use.name, last)), s.find(group, growthName(use.name, first)), cpuPerRequest, use.limit,
-			})
-		}
+	for _, use := range g.uses {
+		s.comparisons = append(s.comparisons, comparison{
+			fmt.Sprintf("%s, %s: %s credentials over %s", g.group, use.name, grouped(last), grouped(first)),
+			s.find(g.group, growthName(use.name, last)), s.find(g.group, growthName(use.name, first)), cpuPerRequest, use.limit,
+		})
 	}
 	return s
 }
-
-const (
-	growthGuard = "growth, guard"
-	growthToken = "growth, token endpoint"
-	zipfDraws   = 200_000
-)
-
-// use is a way in which clients take turns.
-type use struct {
-	name   string
-	suffix string // of the file of lines
-	order  order
-	limit  float64
-}
-
-var (
-	usesAgain = []use{
-		{"one client", "", inTurn, 1.03},
-		{"Zipf", ".zipf", fromAnywhere, 1.05},
-		{"uniform", "", fromAnywhere, 1.15},
-	}
-	usesOnce = []use{{"each token once", "", once, 0}}
-)
 
 func growthName(use string, credentials int) string {
 	return fmt.Sprintf("%s, %s credentials", use, grouped(credentials))
@@ -194,30 +211,27 @@ func (b *bench) growthSpec(n int) storeSpec {
 	return storeSpec{algorithm: "ES256", credentials: n, tokens: max(n, b.sizes[len(b.sizes)-1]/5), revoked: n / 10, revokedTokens: n / 10}
 }
 
-func (s *scenery) addGrowth(c *caddy, n int, uses []use) {
-	for _, use := range uses {
-		guard := request{lines: c.file("tokens") + use.suffix, as: "token", order: use.order}
-		token := request{method: http.MethodPost, path: tokenPath, contentType: formType, lines: c.file("clients") + use.suffix, as: "body", order: use.order}
-		switch use.name {
-		case "one client":
-			guard = request{token: lineOf(c.file("tokens"))}
-			token = dialects[0].request(c.file("clients"))
-			token.method, token.path = http.MethodPost, tokenPath
-		case "uniform":
-			if s.bench.growthSpec(n).tokens > n {
-				guard.firstN = n // one token of each
-			}
+func (s *scenery) addGrowth(c *caddy, n int, group string, use use) {
+	var r request
+	site := "guard"
+	switch {
+	case group == growthToken:
+		site = "token"
+		r = request{lines: c.file("clients") + use.suffix, as: "body", contentType: formType, order: use.order}
+		if use == oneClient {
+			r = dialects[0].request(c.file("clients"))
 		}
-		s.add(&testCase{
-			group: growthGuard, name: growthName(use.name, n), use: use.name, credentials: n,
-			server: c.server, address: c.sites["guard"].address, request: guard,
-		})
-		if use.order == once {
-			continue
+		r.method, r.path = http.MethodPost, tokenPath
+	case use == oneClient:
+		r = request{token: lineOf(c.file("tokens"))}
+	default:
+		r = request{lines: c.file("tokens") + use.suffix, as: "token", order: use.order}
+		if use == uniform && s.bench.growthSpec(n).tokens > n {
+			r.firstN = n // one token of each
 		}
-		s.add(&testCase{
-			group: growthToken, name: growthName(use.name, n), use: use.name, credentials: n,
-			server: c.server, address: c.sites["token"].address, request: token,
-		})
 	}
+	s.add(&testCase{
+		group: group, name: growthName(use.name, n), use: use.name, credentials: n,
+		server: c.server, address: c.sites[site].address, request: r,
+	})
 }

@@ -98,8 +98,8 @@ func run(ctx context.Context, opts options) error {
 	if err := b.measureAll(ctx, cases, found); err != nil {
 		return err
 	}
-	for _, uses := range [][]use{usesAgain, usesOnce} {
-		if err := b.measureAll(ctx, b.newGrowth(uses), found); err != nil {
+	for _, g := range growths {
+		if err := b.measureAll(ctx, b.newGrowth(g), found); err != nil {
 			return err
 		}
 	}

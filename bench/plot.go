@@ -115,7 +115,7 @@ func (d *drawing) lines(o *outcome, group string) {
 	for _, n := range sizes {
 		d.text(x(n), bottom+18, "middle", "normal", grouped(n))
 	}
-	for i, use := range slices.Concat(usesAgain, usesOnce) {
+	for i, use := range growthUses(group) {
 		var points []string
 		for _, n := range sizes {
 			if value, ok := o.at(group, use.name, n, cpuPerRequest.of); ok {

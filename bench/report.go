@@ -254,7 +254,7 @@ func (o *outcome) writeGrowth(text *strings.Builder, group string) {
 		}
 		text.WriteString("\n")
 	}
-	for _, use := range slices.Concat(usesAgain, usesOnce) {
+	for _, use := range growthUses(group) {
 		row(use.name, use.name, cpuPerRequest.of)
 	}
 	row("RSS in MiB, uniform", "uniform", func(m measurement) float64 { return m.Resident })
