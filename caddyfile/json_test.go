@@ -47,6 +47,7 @@ func TestEverySettingIsTakenAsJSON(t *testing.T) {
 	for name, config := range map[string]string{
 		"the app":             withApp(minimalApp),
 		"the app, all of it":  withApp(`{"issuer": "https://api.example.com", "audience": "https://stock.example.com", "token_lifetime": "1h", "token_cache": 1048576, "client_jwks_uri": "off", "signing_key": "key.pem", "master_key": "{env.TEST_MASTER_KEY}", "store": {"module": "badger", "path": "credentials"}}`),
+		"the app's own keys":  withApp(`{"issuer": "https://api.example.com", "signing_algorithm": "PS256", "rotate": "90d"}`),
 		"the endpoints":       withHandler(`{"handler": "client_credentials"}`),
 		"endpoints elsewhere": withHandler(`{"handler": "client_credentials", "base_path": "/machines/v1/", "mcp_compat": true, "lenient_assertion_audience": true, "auth_failures": {"per_client": 20, "per_address": 200, "off": false}}`),
 		"the guard":           withHandler(`{"handler": "bearer_auth"}`),
@@ -110,6 +111,12 @@ func TestAWrongConfigurationIsRefusedWithTheMend(t *testing.T) {
 		{"token cache too small", withApp(`{"issuer": "https://api.example.com", "token_cache": 1048575}`), "at least 1MiB"},
 		{"negative token cache", withApp(`{"issuer": "https://api.example.com", "token_cache": -1}`), "at least 1MiB"},
 		{"lifetime in words", withApp(`{"issuer": "https://api.example.com", "token_lifetime": "soon"}`), "duration"},
+
+		{"unknown signing algorithm", withApp(`{"issuer": "https://api.example.com", "signing_algorithm": "HS256"}`), "is ES256, EdDSA, RS256 or PS256"},
+		{"rotation too often", withApp(`{"issuer": "https://api.example.com", "rotate": "59m"}`), "at least 1h"},
+		{"negative rotation", withApp(`{"issuer": "https://api.example.com", "rotate": "-1h"}`), "at least 1h"},
+		{"rotation of a key of the operator", withApp(`{"issuer": "https://api.example.com", "signing_key": "key.pem", "rotate": "90d"}`), "leave them out, or signing_key"},
+		{"algorithm of a key of the operator", withApp(`{"issuer": "https://api.example.com", "signing_key": "key.pem", "signing_algorithm": "ES256"}`), "leave them out, or signing_key"},
 
 		{"unknown hosts of key sets", withApp(`{"issuer": "https://api.example.com", "client_jwks_uri": "private"}`), "is public, any or off"},
 		{"unknown store", withApp(`{"issuer": "https://api.example.com", "store": {"module": "redis"}}`), "client_credentials.stores.redis"},

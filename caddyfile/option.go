@@ -33,6 +33,8 @@ const appName = "client_credentials"
 //	    token_lifetime <duration>
 //	    token_cache    <size>
 //	    signing_key    <path>
+//	    signing_algorithm ES256 | EdDSA | RS256 | PS256
+//	    rotate         <duration>
 //	    master_key     <base64>
 //	    client_jwks_uri public | any | off
 //	}
@@ -73,6 +75,16 @@ func parseSetting(d *caddyfile.Dispenser, app *issuer.App) error {
 		return parseOnce(d, &app.Audience, nil)
 	case "signing_key":
 		return parseOnce(d, &app.SigningKey, nil)
+	case "signing_algorithm":
+		return parseOnce(d, &app.SigningAlgorithm, issuer.ValidateSigningAlgorithm)
+	case "rotate":
+		return parseAmount(d, &app.Rotate, func(text string) (caddy.Duration, error) {
+			lifetime, err := caddy.ParseDuration(text)
+			if err != nil {
+				return 0, fmt.Errorf("rotate is not a duration, such as 90d: %w", err)
+			}
+			return caddy.Duration(lifetime), issuer.ValidateRotate(lifetime)
+		})
 	case "master_key":
 		return parseOnce(d, &app.MasterKey, nil)
 	case "client_jwks_uri":

@@ -22,7 +22,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "client-credentials",
-		Usage: "<create|list|revoke|check-token>",
+		Usage: "<create|list|revoke|check-token|keys|rotate-key|revoke-key|rewrap|replace-lost-master-key>",
 		Short: "Manages the credentials of machine clients",
 		Long: `
 Creates, lists and revokes the credentials that the client_credentials app
@@ -39,12 +39,13 @@ only while no server holds it.`,
 			cmd.PersistentFlags().StringP("config", "c", "", "Configuration file (default: the Caddyfile in this directory, if there is one)")
 			cmd.PersistentFlags().StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
 			cmd.PersistentFlags().Bool("offline", false, "Open the store itself; no server may hold it")
-			cmd.AddCommand(createCommand(), listCommand(), revokeCommand(), checkCommand())
+			cmd.AddCommand(createCommand(), listCommand(), revokeCommand(), checkCommand(),
+				keysCommand(), rotateKeyCommand(), revokeKeyCommand(), rewrapCommand(), replaceLostMasterKeyCommand())
 			cmd.RunE = func(cmd *cobra.Command, args []string) error {
 				if len(args) == 0 {
 					return cmd.Help()
 				}
-				return fmt.Errorf("there is no command %q: use create, list, revoke or check-token", args[0])
+				return fmt.Errorf("there is no command %q: see caddy client-credentials --help", args[0])
 			}
 		},
 	})
@@ -171,6 +172,10 @@ type manager interface {
 	list() ([]byte, error)
 	revoke(clientID string) error
 	check(handler.TokenCheck) ([]byte, error)
+	keys() ([]byte, error)
+	rotateKey() ([]byte, error)
+	revokeKey(id string) error
+	rewrap(handler.NewMasterKey) error
 }
 
 func run(cmd *cobra.Command, do func(*cobra.Command, manager, []string) error) {
@@ -190,13 +195,9 @@ func run(cmd *cobra.Command, do func(*cobra.Command, manager, []string) error) {
 }
 
 func open(fl caddycmd.Flags) (m manager, done func(), err error) {
-	config, adapter := fl.String("config"), fl.String("adapter")
-	if config == "" && (fl.Bool("offline") || fl.String("address") == "") {
-		if _, err := os.Stat("Caddyfile"); err == nil {
-			config = "Caddyfile"
-		}
-	}
-	if fl.Bool("offline") {
+	offline := fl.Bool("offline")
+	config, adapter := configFile(fl, offline), fl.String("adapter")
+	if offline {
 		return openOffline(config, adapter)
 	}
 	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, config, adapter)
@@ -204,6 +205,18 @@ func open(fl caddycmd.Flags) (m manager, done func(), err error) {
 		return nil, nil, fmt.Errorf("couldn't determine the admin API's address: %w", err)
 	}
 	return server{address}, func() {}, nil
+}
+
+// configFile returns the configuration that is meant: the Caddyfile here, where
+// none is named and it is needed.
+func configFile(fl caddycmd.Flags, offline bool) string {
+	config := fl.String("config")
+	if config == "" && (offline || fl.String("address") == "") {
+		if _, err := os.Stat("Caddyfile"); err == nil {
+			return "Caddyfile"
+		}
+	}
+	return config
 }
 
 // server is a running Caddy, by the address of its admin endpoint.

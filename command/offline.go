@@ -17,21 +17,37 @@ import (
 )
 
 // offline works on the store itself.
-type offline struct{ issuer *issuer.Issuer }
+type offline struct {
+	app    *issuer.App
+	issuer *issuer.Issuer
+}
 
 // openOffline opens the store of a configuration, of which nothing else is run.
 func openOffline(config, adapter string) (manager, func(), error) {
-	text, err := readConfig(config, adapter)
+	app, err := offlineApp(config, adapter)
 	if err != nil {
 		return nil, nil, err
 	}
+	iss, err := app.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	return offline{app, iss}, func() { _ = app.Cleanup() }, nil
+}
+
+// offlineApp provisions the app of a configuration, and opens nothing.
+func offlineApp(config, adapter string) (*issuer.App, error) {
+	text, err := readConfig(config, adapter)
+	if err != nil {
+		return nil, err
+	}
 	var whole caddy.Config
 	if err := json.Unmarshal(text, &whole); err != nil {
-		return nil, nil, fmt.Errorf("reading %s: %w", config, err)
+		return nil, fmt.Errorf("reading %s: %w", config, err)
 	}
 	const name = "client_credentials"
 	if whole.AppsRaw[name] == nil {
-		return nil, nil, fmt.Errorf("%s has no client_credentials app: add the global option client_credentials", config)
+		return nil, fmt.Errorf("%s has no client_credentials app: add the global option client_credentials", config)
 	}
 	ctx, err := caddy.ProvisionContext(&caddy.Config{
 		Admin:      &caddy.AdminConfig{Disabled: true},
@@ -39,17 +55,13 @@ func openOffline(config, adapter string) (manager, func(), error) {
 		AppsRaw:    caddy.ModuleMap{name: whole.AppsRaw[name]},
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	app, err := ctx.App(name)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	iss, err := app.(*issuer.App).Open()
-	if err != nil {
-		return nil, nil, err
-	}
-	return offline{iss}, func() { _ = app.(*issuer.App).Cleanup() }, nil
+	return app.(*issuer.App), nil
 }
 
 // readConfig returns a configuration as JSON. Caddy's own function for it has

@@ -27,7 +27,10 @@ func init() {
 //   - `GET /client-credentials` lists the active ones of all accounts;
 //   - `DELETE /client-credentials/{clientId}` revokes one;
 //   - `POST /client-credentials/check-token` says whether a guard would accept a
-//     token, and if not, why.
+//     token, and if not, why;
+//   - `GET /client-credentials/keys` lists the signing keys, `POST` there publishes
+//     the next one, and `DELETE /client-credentials/keys/{kid}` revokes one;
+//   - `POST /client-credentials/master-key` replaces the master key.
 //
 // Over TCP it answers loopback peers only.
 type AdminAPI struct{}
@@ -53,6 +56,9 @@ func (a AdminAPI) Routes() []caddy.AdminRoute {
 		{Pattern: AdminPath, Handler: caddy.AdminHandlerFunc(a.serveCollection)},
 		{Pattern: AdminPath + "/", Handler: caddy.AdminHandlerFunc(a.serveOne)},
 		{Pattern: AdminCheckPath, Handler: caddy.AdminHandlerFunc(a.serveCheck)},
+		{Pattern: AdminKeysPath, Handler: caddy.AdminHandlerFunc(a.serveKeys)},
+		{Pattern: AdminKeysPath + "/", Handler: caddy.AdminHandlerFunc(a.serveKey)},
+		{Pattern: AdminMasterKeyPath, Handler: caddy.AdminHandlerFunc(a.serveMasterKey)},
 	}
 }
 
@@ -230,7 +236,19 @@ func (a AdminAPI) serveCheck(w http.ResponseWriter, r *http.Request) error {
 // issuer returns the issuer of the configuration that runs now. It is asked for
 // at each request: the routes are made before the apps of a configuration, and
 // stay when it fails.
-func (AdminAPI) issuer(r *http.Request) (*issuer.Issuer, error) {
+func (a AdminAPI) issuer(r *http.Request) (*issuer.Issuer, error) {
+	app, err := a.app(r)
+	if err != nil {
+		return nil, err
+	}
+	iss, err := app.Open()
+	if err != nil {
+		return nil, adminError(err)
+	}
+	return iss, nil
+}
+
+func (AdminAPI) app(r *http.Request) (*issuer.App, error) {
 	if err := requireLocal(r); err != nil {
 		return nil, err
 	}
@@ -241,11 +259,7 @@ func (AdminAPI) issuer(r *http.Request) (*issuer.Issuer, error) {
 			Err:        errors.New("the running configuration has no client_credentials app: add the global option client_credentials"),
 		}
 	}
-	iss, err := app.(*issuer.App).Open()
-	if err != nil {
-		return nil, adminError(err)
-	}
-	return iss, nil
+	return app.(*issuer.App), nil
 }
 
 // requireLocal refuses peers from other hosts: who reaches this API can give
@@ -270,8 +284,10 @@ func adminError(err error) error {
 		status = http.StatusBadRequest
 	case errors.Is(err, errTooLarge):
 		status = http.StatusRequestEntityTooLarge
-	case errors.Is(err, issuer.ErrNotFound):
+	case errors.Is(err, issuer.ErrNotFound), errors.Is(err, issuer.ErrNoKey):
 		status = http.StatusNotFound
+	case errors.Is(err, issuer.ErrGivenKey):
+		status = http.StatusConflict
 	}
 	return caddy.APIError{HTTPStatus: status, Err: err}
 }

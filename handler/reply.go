@@ -10,6 +10,8 @@ import (
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
 // problem is an error document by RFC 9457.
@@ -51,7 +53,7 @@ func writeBody(w http.ResponseWriter, status int, mediaType string, body []byte)
 }
 
 // publicMaxAge is how long the answers to writePublic may be kept, in seconds.
-const publicMaxAge = "300"
+var publicMaxAge = strconv.Itoa(int(issuer.KeySetMaxAge.Seconds()))
 
 // writePublic answers a GET with what everybody may know and keep for a while,
 // pages of other origins included.

@@ -54,9 +54,19 @@ type App struct {
 	// signs the tokens. The algorithm follows the key: ES256 for P-256, EdDSA
 	// for Ed25519, RS256 for RSA. When it is replaced, the tokens that the old
 	// one signed stay valid until they expire. Placeholders are replaced.
-	// Default: a P-256 key that is made on first start and kept, sealed, in the
-	// store.
+	// Default: a key that is made on first start and kept, sealed, in the store.
 	SigningKey string `json:"signing_key,omitempty"`
+
+	// The algorithm of the key that the server makes where `signing_key` brings
+	// none: `ES256`, `EdDSA`, `RS256` or `PS256`. After a change, a key for the
+	// new one is published, and signs 10 minutes later. Default: `ES256`
+	SigningAlgorithm string `json:"signing_algorithm,omitempty"`
+
+	// How long a key signs that the server has made, at least 1h. The one that
+	// follows is published 10 minutes before it signs, and a key that signs no
+	// more still verifies until its last token has expired. Default: until
+	// `caddy client-credentials rotate-key` replaces it.
+	Rotate caddy.Duration `json:"rotate,omitempty"`
 
 	// The key that seals what the store must not hold in the clear: 32 bytes in
 	// base64, best as a placeholder such as `{env.MASTER_KEY}` or
@@ -74,8 +84,7 @@ type App struct {
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=client_credentials.stores inline_key=module"`
 
 	policy  Policy
-	signing *signingKey // nil: the store's own
-	master  masterKey   // zero: the one in Caddy's storage
+	keys    keyPolicy // its master key is zero where that is in Caddy's storage
 	engine  store.Engine
 	storage certmagic.Storage
 	fetcher *fetch.Fetcher // nil: no key set is fetched
@@ -86,6 +95,8 @@ type App struct {
 	opening sync.Mutex
 	held    bool // the store, in the pool; guarded by opening
 	over    bool // Cleanup has run; guarded by opening
+	keeper  sync.WaitGroup
+	stop    context.CancelFunc // of the keeper
 }
 
 // The values of App.ClientJWKSURI.
@@ -167,6 +178,8 @@ func (a *App) Cleanup() error {
 		return nil
 	}
 	a.held = false
+	a.stop()
+	a.keeper.Wait()
 	_, err := stores.Delete(a.engine.Identity())
 	return err
 }
@@ -196,31 +209,25 @@ func (a *App) Open() (*Issuer, error) {
 		return nil, err
 	}
 	a.held = true
+	ctx, a.stop = context.WithCancel(ctx)
+	a.keeper.Go(func() { iss.keepKeys(ctx) })
 	a.issuer.Store(iss)
 	return iss, nil
 }
 
 func (a *App) openIssuer(ctx context.Context, shared *sharedStore) (*Issuer, error) {
-	master := a.master
-	if master.aead == nil {
-		inUse, err := sealedInUse(ctx, shared.Store)
+	keys := a.keys
+	if keys.master.aead == nil {
+		with, err := sealedBy(ctx, shared.Store)
 		if err != nil {
 			return nil, err
 		}
-		if master, err = storedMasterKey(ctx, a.storage, inUse); err != nil {
+		if keys.master, err = storedMasterKey(ctx, a.storage, with); err != nil {
 			return nil, err
 		}
 	}
-	mark, err := shared.registry.raiseMark(ctx, a.policy.TokenLifetime)
-	if err != nil {
-		return nil, fmt.Errorf("noting the token lifetime: %w", err)
-	}
-	keys, err := openKeyring(ctx, shared.Store, master, a.signing, mark+clockMargin, time.Now())
-	if err != nil {
-		return nil, err
-	}
 	shared.registry.verified.resize(a.TokenCache)
-	return newIssuer(a.policy, shared.Store, shared.registry, keys, a.fetcher), nil
+	return openIssuer(ctx, a.policy, shared.registry, keys, a.fetcher)
 }
 
 func (a *App) provisionPolicy() error {
@@ -263,14 +270,29 @@ func (a *App) provisionKeys() error {
 		if err != nil {
 			return fmt.Errorf("signing_key: %s %w", path, err)
 		}
-		a.signing = &key
+		a.keys.given = &key
+		if a.SigningAlgorithm != "" || a.Rotate != 0 {
+			return errors.New("signing_algorithm and rotate are for keys that the server makes: leave them out, or signing_key")
+		}
+	}
+	a.keys.algorithm, a.keys.rotate = a.SigningAlgorithm, time.Duration(a.Rotate)
+	if a.keys.algorithm == "" {
+		a.keys.algorithm = "ES256"
+	}
+	if err := ValidateSigningAlgorithm(a.keys.algorithm); err != nil {
+		return err
+	}
+	if a.Rotate != 0 {
+		if err := ValidateRotate(a.keys.rotate); err != nil {
+			return err
+		}
 	}
 	if a.MasterKey != "" {
 		text, err := caddy.NewReplacer().ReplaceOrErr(a.MasterKey, true, true)
 		if err != nil {
 			return fmt.Errorf("master_key: %w", err)
 		}
-		if a.master, err = parseMasterKey(text); err != nil {
+		if a.keys.master, err = parseMasterKey(text); err != nil {
 			return fmt.Errorf("master_key %w", err)
 		}
 	}
@@ -328,6 +350,22 @@ func ValidateIssuer(issuer string) error {
 func ValidateTokenLifetime(d time.Duration) error {
 	if d < time.Second || d%time.Second != 0 {
 		return errors.New("token_lifetime must be a whole number of seconds, and at least 1s")
+	}
+	return nil
+}
+
+// ValidateSigningAlgorithm checks that the server can make keys for it.
+func ValidateSigningAlgorithm(algorithm string) error {
+	if signingAlgorithms[algorithm] == nil {
+		return errors.New("signing_algorithm is ES256, EdDSA, RS256 or PS256")
+	}
+	return nil
+}
+
+// ValidateRotate checks how long a key shall sign.
+func ValidateRotate(d time.Duration) error {
+	if d < time.Hour {
+		return errors.New("rotate must be at least 1h: a key is published for 10 minutes before it signs")
 	}
 	return nil
 }

@@ -87,7 +87,7 @@ func refuseInactive(c *Credential, now time.Time) error {
 func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, _ time.Time) (*state, *Credential, error) {
 	st, err := i.registry.state(ctx, auth.ClientID)
 	var c *Credential
-	hashes := []hashedSecret{{Pepper: i.keys.pepper}} // an empty one fits nothing
+	hashes := []hashedSecret{{Pepper: i.keys().pepper}} // an empty one fits nothing
 	switch {
 	case err == nil:
 		c = st.credential.Load()
@@ -98,7 +98,7 @@ func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, _
 	right := false
 	for _, hash := range hashes {
 		for _, secret := range auth.Secrets {
-			right = i.keys.matches(hash, auth.ClientID, secret) || right
+			right = i.keys().matches(hash, auth.ClientID, secret) || right
 		}
 	}
 	switch {

@@ -53,11 +53,12 @@ func newForge(t testing.TB, key signingKey) *forge {
 func issuerWith(t testing.TB, st store.Store, key *signingKey, now time.Time) *Issuer {
 	t.Helper()
 	iss := newTestIssuer(t, st, time.Hour, 100)
-	keys, err := openKeyring(t.Context(), st, testMaster(t), key, time.Hour, now)
+	iss.keyPolicy.given = key
+	ring, err := openKeyring(t.Context(), iss.registry, iss.keyPolicy, time.Hour, moment{wall: now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	iss.keys = keys
+	iss.ring.Store(ring)
 	return iss
 }
 
@@ -76,7 +77,7 @@ func makeKey(t testing.TB, kind string) signingKey {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := newSigningKey(private)
+	key, err := newSigningKey(private, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -30,8 +32,11 @@ type Issuer struct {
 	audience []string // the policy's
 	store    store.Store
 	registry *registry
-	keys     *keyring
 	remote   *remoteKeys
+
+	keyPolicy keyPolicy
+	ring      atomic.Pointer[keyring]
+	settling  sync.Mutex // held by who changes the keys, or reads them anew
 
 	verifying singleflight.Group // by the whole token
 }
@@ -40,16 +45,30 @@ type Issuer struct {
 // may see.
 var ErrNotFound = errors.New("no such credential")
 
-func newIssuer(policy Policy, st store.Store, reg *registry, keys *keyring, fetcher *fetch.Fetcher) *Issuer {
-	return &Issuer{
-		policy:   policy,
-		audience: []string{policy.Audience},
-		store:    st,
-		registry: reg,
-		keys:     keys,
-		remote:   newRemoteKeys(fetcher),
+// openIssuer opens the keys of the store, or makes them.
+func openIssuer(ctx context.Context, policy Policy, reg *registry, keys keyPolicy, fetcher *fetch.Fetcher) (*Issuer, error) {
+	mark, err := reg.raiseMark(ctx, policy.TokenLifetime)
+	if err != nil {
+		return nil, fmt.Errorf("noting the token lifetime: %w", err)
 	}
+	ring, err := openKeyring(ctx, reg, keys, mark+clockMargin, reg.now())
+	if err != nil {
+		return nil, err
+	}
+	i := &Issuer{
+		policy:    policy,
+		audience:  []string{policy.Audience},
+		store:     reg.store,
+		registry:  reg,
+		remote:    newRemoteKeys(fetcher),
+		keyPolicy: keys,
+	}
+	i.ring.Store(ring)
+	return i, nil
 }
+
+// keys returns those that count now.
+func (i *Issuer) keys() *keyring { return i.ring.Load() }
 
 // Create durably creates a credential and returns it with its secret, which
 // can't be read again. It returns an *InputError where the draft is wrong.
@@ -67,7 +86,7 @@ func (i *Issuer) Create(ctx context.Context, d Draft) (*Credential, string, erro
 		}
 	}
 	secret, clientID := newSecret(), newClientID()
-	c := newCredential(d, now, i.keys.hash(clientID, secret), clientID)
+	c := newCredential(d, now, i.keys().hash(clientID, secret), clientID)
 	value, err := json.Marshal(c)
 	if err != nil {
 		return nil, "", err

@@ -37,14 +37,15 @@ type jwk struct {
 }
 
 // KeySet returns the keys that verify the tokens of this server: the one that
-// signs, and those whose last token has not expired yet.
+// signs, the one that will, and those whose last token has not expired yet.
 func (i *Issuer) KeySet() KeySet {
-	keys := make([]jwk, 0, len(i.keys.verify))
-	for _, key := range i.keys.verify {
+	ring := i.keys()
+	keys := make([]jwk, 0, len(ring.verify))
+	for _, key := range ring.verify {
 		keys = append(keys, key.jwk)
 	}
 	slices.SortFunc(keys, func(a, b jwk) int {
-		switch signing := i.keys.signing.id; signing {
+		switch signing := ring.signing.id; signing {
 		case a.ID:
 			return -1
 		case b.ID:
@@ -80,12 +81,9 @@ func (k jwk) verifyKey() (verifyKey, error) {
 	if err != nil {
 		return verifyKey{}, err
 	}
-	key, err := newVerifyKey(public)
+	key, err := newVerifyKey(public, k.Algorithm)
 	if err != nil {
 		return verifyKey{}, err
-	}
-	if k.Algorithm == methodPS256.Alg() && k.Type == "RSA" {
-		key.method = methodPS256
 	}
 	if k.Algorithm != "" && !key.goesWith(k.Algorithm) {
 		return verifyKey{}, errors.New("is for an algorithm that does not go with it, or is not supported")

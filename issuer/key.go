@@ -42,12 +42,29 @@ var methodPS256 = &jwt.SigningMethodRSAPSS{
 
 const minRSABits = 2048 // RFC 7518 section 3.3
 
-func generateSigningKey() (signingKey, error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// The algorithms of the keys that the server makes, RFC 7518 section 3.1 and
+// RFC 8037 section 3.1. Ed25519 goes by its older name, which more clients know.
+var signingAlgorithms = map[string]func() (crypto.Signer, error){
+	"ES256": func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) },
+	"EdDSA": func() (crypto.Signer, error) {
+		_, private, err := ed25519.GenerateKey(rand.Reader)
+		return private, err
+	},
+	"RS256": generateRSA,
+	"PS256": generateRSA,
+}
+
+func generateRSA() (crypto.Signer, error) {
+	const bits = 3072 // as strong as P-256, NIST SP 800-57 part 1, table 2
+	return rsa.GenerateKey(rand.Reader, bits)
+}
+
+func generateSigningKey(algorithm string) (signingKey, error) {
+	private, err := signingAlgorithms[algorithm]()
 	if err != nil {
 		return signingKey{}, err
 	}
-	return newSigningKey(private)
+	return newSigningKey(private, algorithm)
 }
 
 // parseSigningKey reads a private key as PEM, in PKCS#8 or SEC 1. Its errors
@@ -84,11 +101,12 @@ func parseSigningKey(text []byte) (signingKey, error) {
 	if !ok {
 		return signingKey{}, errors.New("holds a key that can't sign")
 	}
-	return newSigningKey(private)
+	return newSigningKey(private, "")
 }
 
-func newSigningKey(private crypto.Signer) (signingKey, error) {
-	public, err := newVerifyKey(private.Public())
+// newSigningKey settles the algorithm as newVerifyKey does.
+func newSigningKey(private crypto.Signer, algorithm string) (signingKey, error) {
+	public, err := newVerifyKey(private.Public(), algorithm)
 	if err != nil {
 		return signingKey{}, err
 	}
@@ -97,8 +115,9 @@ func newSigningKey(private crypto.Signer) (signingKey, error) {
 	return signingKey{verifyKey: public, private: private, header: encoded}, nil
 }
 
-// newVerifyKey settles the algorithm that goes with a key, and its id.
-func newVerifyKey(public crypto.PublicKey) (verifyKey, error) {
+// newVerifyKey settles the algorithm that goes with a key, and its id. PS256 has
+// to be asked for, since RSA keys go with RS256 too; the other kinds have one.
+func newVerifyKey(public crypto.PublicKey, algorithm string) (verifyKey, error) {
 	k := verifyKey{public: public}
 	switch public := public.(type) {
 	case *ecdsa.PublicKey:
@@ -119,6 +138,9 @@ func newVerifyKey(public crypto.PublicKey) (verifyKey, error) {
 			return verifyKey{}, fmt.Errorf("is an RSA key of fewer than %d bits", minRSABits)
 		}
 		k.method = jwt.SigningMethodRS256
+		if algorithm == methodPS256.Alg() {
+			k.method = methodPS256
+		}
 	default:
 		return verifyKey{}, errors.New("is of a kind that can't sign tokens; use EC P-256, Ed25519 or RSA")
 	}

@@ -17,8 +17,9 @@ import (
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
-// keyring holds the keys of one configuration: the one that signs, all whose
-// tokens may still live, and the peppers of the secrets. It is never changed.
+// keyring holds the keys of one configuration as they are for a while: the one
+// that signs, all whose tokens may still live, and the peppers of the secrets. It
+// is never changed.
 type keyring struct {
 	signing signingKey
 	verify  map[string]verifyKey // by id
@@ -26,149 +27,80 @@ type keyring struct {
 	pepper  int // the number of the newest one
 }
 
-// keyRecord is what the store keeps of a signing key.
-type keyRecord struct {
-	Public  []byte    `json:"public"` // PKIX, DER
-	Created time.Time `json:"created"`
-	// Private is the key in PKCS#8, sealed; nil where the operator keeps it.
-	Private *sealed `json:"private,omitempty"`
-	// Retired is when the last token that it signed has expired; zero while it
-	// signs.
-	Retired time.Time `json:"retired,omitzero"`
+// keyPolicy is what a configuration says of the keys.
+type keyPolicy struct {
+	master    masterKey
+	given     *signingKey   // the operator's own; nil: those that the server makes
+	algorithm string        // of those
+	rotate    time.Duration // how long one of them signs; 0: until it is told otherwise
 }
 
 const (
-	keyPrefix    = "key/"    // key/<kid>
 	pepperPrefix = "pepper/" // pepper/<number>
-	firstPepper  = pepperPrefix + "1"
 	pepperSize   = 32
 )
 
-// sealedInUse reports whether the store holds anything that only its master
-// key can open.
-func sealedInUse(ctx context.Context, st store.Store) (bool, error) {
-	_, err := st.Get(ctx, firstPepper)
-	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// openKeyring reads the keys of the store and makes those that are missing.
-// The key that signs is the operator's where it is given, else the newest that
-// the store itself holds. Others stay valid until mark, the longest time that a
-// token lives, has passed since they were replaced.
-func openKeyring(ctx context.Context, st store.Store, master masterKey, given *signingKey, mark time.Duration, now time.Time) (*keyring, error) {
+// openKeyring reads the keys of the store, settles what each is for now, and
+// makes those that are missing. Keys that sign no more stay valid until mark, the
+// longest time that a token lives, has passed.
+func openKeyring(ctx context.Context, reg *registry, policy keyPolicy, mark time.Duration, now moment) (*keyring, error) {
 	ring := &keyring{verify: make(map[string]verifyKey), peppers: make(map[int]*pepper)}
-	if err := ring.openPeppers(ctx, st, master); err != nil {
+	if err := ring.openPeppers(ctx, reg.store, policy.master); err != nil {
 		return nil, err
 	}
-	records := make(map[string]keyRecord)
-	raw := make(map[string][]byte)
-	err := st.Scan(ctx, keyPrefix, func(key string, value []byte) error {
-		var record keyRecord
-		if err := json.Unmarshal(value, &record); err != nil {
-			return fmt.Errorf("the record of a signing key can't be read: %w", err)
+	for {
+		records, before, err := readKeyRecords(ctx, reg.store)
+		if err != nil {
+			return nil, err
 		}
-		id := key[len(keyPrefix):]
-		records[id], raw[id] = record, value
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	if err := ring.chooseSigning(records, master, given, now); err != nil {
-		return nil, err
-	}
-
-	var batch store.Batch
-	for id, record := range records {
-		before := record.Retired
-		switch {
-		case id == ring.signing.id:
-			record.Retired = time.Time{}
-		case record.Retired.IsZero():
-			record.Retired = now.Add(mark)
+		signing, err := records.settle(policy, mark, now, reg.publishedFor)
+		if err != nil {
+			return nil, err
 		}
-		if id == ring.signing.id || now.Before(record.Retired) {
-			public, err := x509.ParsePKIXPublicKey(record.Public)
-			if err != nil {
-				return nil, fmt.Errorf("signing key %s can't be read: %w", id, err)
-			}
-			key, err := newVerifyKey(public.(crypto.PublicKey))
-			if err != nil {
-				return nil, fmt.Errorf("signing key %s %w", id, err)
-			}
-			if key.id != id {
-				return nil, fmt.Errorf("signing key %s is not the one of that name", id)
-			}
-			ring.verify[id] = key
+		err = records.commit(ctx, reg.store, before)
+		if errors.Is(err, store.ErrConflict) {
+			continue // another configuration has settled it
 		}
-		if raw[id] == nil || !record.Retired.Equal(before) {
-			value, err := json.Marshal(record)
-			if err != nil {
-				return nil, err
-			}
-			batch.Conditions = append(batch.Conditions, store.Condition{Key: keyPrefix + id, Value: raw[id]})
-			batch.Puts = append(batch.Puts, store.Record{Key: keyPrefix + id, Value: value})
-		}
-	}
-	if len(batch.Puts) > 0 {
-		if err := st.Commit(ctx, batch); err != nil {
+		if err != nil {
 			return nil, fmt.Errorf("keeping the signing keys: %w", err)
 		}
+		return ring, ring.open(records, signing, policy, now)
 	}
-	return ring, nil
 }
 
-// chooseSigning settles which key signs, and adds it to records where it is
-// new.
-func (r *keyring) chooseSigning(records map[string]keyRecord, master masterKey, given *signingKey, now time.Time) error {
-	if given != nil {
-		r.signing = *given
-		return addRecord(records, *given, nil, now)
-	}
-	newest := ""
+// open fills the ring with the keys that count now.
+func (r *keyring) open(records keyRecords, signing string, policy keyPolicy, now moment) error {
 	for id, record := range records {
-		if record.Private != nil && (newest == "" || record.Created.After(records[newest].Created)) {
-			newest = id
+		if !record.counts(now.wall) {
+			continue
 		}
-	}
-	if newest == "" {
-		key, err := generateSigningKey()
+		public, err := x509.ParsePKIXPublicKey(record.Public)
 		if err != nil {
-			return err
+			return fmt.Errorf("signing key %s can't be read: %w", id, err)
 		}
-		der, err := x509.MarshalPKCS8PrivateKey(key.private)
+		key, err := newVerifyKey(public, record.Algorithm)
 		if err != nil {
-			return err
+			return fmt.Errorf("signing key %s %w", id, err)
 		}
-		box := master.seal(keyPrefix+key.id, der)
-		r.signing = key
-		return addRecord(records, key, &box, now)
+		if key.id != id {
+			return fmt.Errorf("signing key %s is not the one of that name", id)
+		}
+		r.verify[id] = key
 	}
-	der, err := master.open(keyPrefix+newest, *records[newest].Private)
-	if err != nil {
-		return err
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(der)
-	if err != nil {
-		return fmt.Errorf("signing key %s can't be read: %w", newest, err)
-	}
-	r.signing, err = newSigningKey(parsed.(crypto.Signer))
-	return err
-}
-
-func addRecord(records map[string]keyRecord, key signingKey, private *sealed, now time.Time) error {
-	if _, known := records[key.id]; known {
+	if policy.given != nil {
+		r.signing = *policy.given
 		return nil
 	}
-	public, err := x509.MarshalPKIXPublicKey(key.public)
+	private, err := policy.master.open(keyPrefix+signing, *records[signing].Private)
 	if err != nil {
 		return err
 	}
-	records[key.id] = keyRecord{Public: public, Created: now.UTC(), Private: private}
-	return nil
+	parsed, err := x509.ParsePKCS8PrivateKey(private)
+	if err != nil {
+		return fmt.Errorf("signing key %s can't be read: %w", signing, err)
+	}
+	r.signing, err = newSigningKey(parsed.(crypto.Signer), records[signing].Algorithm)
+	return err
 }
 
 func (r *keyring) openPeppers(ctx context.Context, st store.Store, master masterKey) error {
@@ -192,20 +124,24 @@ func (r *keyring) openPeppers(ctx context.Context, st store.Store, master master
 	if err != nil || r.pepper > 0 {
 		return err
 	}
+	r.pepper = 1
 	made := randomBytes(pepperSize)
-	value, err := json.Marshal(master.seal(firstPepper, made))
+	r.peppers[r.pepper] = newPepper(made)
+	record, err := pepperRecord(master, r.pepper, made)
 	if err != nil {
 		return err
 	}
-	err = st.Commit(ctx, store.Batch{
-		Conditions: []store.Condition{{Key: firstPepper}},
-		Puts:       []store.Record{{Key: firstPepper, Value: value}},
-	})
+	err = st.Commit(ctx, store.Batch{Conditions: []store.Condition{{Key: record.Key}}, Puts: []store.Record{record}})
 	if err != nil {
 		return fmt.Errorf("keeping a new pepper: %w", err)
 	}
-	r.peppers[1], r.pepper = newPepper(made), 1
 	return nil
+}
+
+func pepperRecord(master masterKey, number int, pepper []byte) (store.Record, error) {
+	key := fmt.Sprintf("%s%d", pepperPrefix, number)
+	value, err := json.Marshal(master.seal(key, pepper))
+	return store.Record{Key: key, Value: value}, err
 }
 
 // hash returns what is kept of a secret. The client id is part of it, so that

@@ -17,7 +17,7 @@ func TestWhatIsRememberedIsFewObjects(t *testing.T) {
 	for n := range clients {
 		name, clientID, secret := fmt.Sprint("client ", n), fmt.Sprintf("%032x", n), newSecret()
 		draft := Draft{Name: &name, Account: DefaultAccount, Scopes: []string{"read", "write"}}
-		record, err := json.Marshal(newCredential(draft, time.Now(), iss.keys.hash(clientID, secret), clientID))
+		record, err := json.Marshal(newCredential(draft, time.Now(), iss.keys().hash(clientID, secret), clientID))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -42,16 +42,16 @@ func newTestIssuer(t testing.TB, st store.Store, lifetime time.Duration, recent 
 		t.Fatal(err)
 	}
 	t.Cleanup(reg.close)
-	mark, err := reg.raiseMark(t.Context(), lifetime)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := openKeyring(t.Context(), st, testMaster(t), nil, mark, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
 	policy := Policy{Issuer: "https://issuer.test", Audience: "https://api.test", TokenLifetime: lifetime}
-	return newIssuer(policy, st, reg, keys, fetch.New(true))
+	iss, err := openIssuer(t.Context(), policy, reg, testKeyPolicy(t), fetch.New(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return iss
+}
+
+func testKeyPolicy(t testing.TB) keyPolicy {
+	return keyPolicy{master: testMaster(t), algorithm: "ES256"}
 }
 
 func testMaster(t testing.TB) masterKey {
@@ -150,7 +150,7 @@ func TestAMintThatARevocationOvertakesIssuesNothing(t *testing.T) {
 	// A signature takes as long as it takes: a key that revokes while it signs
 	// stands for the slowest one.
 	signer := &revokingSigner{iss: iss, clientID: c.ClientID, t: t}
-	iss.keys.signing.method = signer
+	iss.keys().signing.method = signer
 	if _, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret)); err == nil {
 		t.Fatal("a token left for a credential that was revoked while it was signed")
 	}

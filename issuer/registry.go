@@ -43,7 +43,11 @@ type registry struct {
 	mark time.Duration        // the longest that any token of this store lives
 	used map[string]time.Time // assertions that were used, until they expire
 
-	opened time.Time // to the second, as assertions are dated
+	opened  time.Time // to the second, as assertions are dated
+	started time.Time // the same, by the clock that can't be set
+
+	published   map[string]time.Duration // for how long the store was open when a key was first published; guarded by mu
+	revokedKeys atomic.Pointer[map[string]bool]
 
 	stop chan struct{}
 	done sync.WaitGroup
@@ -90,9 +94,11 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 		// The other half of the processors is for requests that need no check.
 		signatureChecks: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 
-		used:   make(map[string]time.Time),
-		opened: time.Now().Truncate(time.Second),
-		stop:   make(chan struct{}),
+		used:      make(map[string]time.Time),
+		opened:    time.Now().Truncate(time.Second),
+		started:   time.Now(),
+		published: make(map[string]time.Duration),
+		stop:      make(chan struct{}),
 	}
 	for i := range r.shards {
 		r.shards[i].states = make(map[string]weak.Pointer[state])
@@ -156,6 +162,34 @@ func (r *registry) apply(c *Credential) {
 func (r *registry) revokeToken(t *Token, until time.Time) {
 	t.state.revokedTokens.add(t.ID, until)
 	go t.state.watchesDue()
+}
+
+// revokeKey makes the durable revocation of a signing key count in memory, in
+// whatever configuration its tokens are under way.
+func (r *registry) revokeKey(id string) {
+	r.mu.Lock()
+	revoked := map[string]bool{id: true}
+	if before := r.revokedKeys.Load(); before != nil {
+		maps.Copy(revoked, *before)
+	}
+	r.revokedKeys.Store(&revoked)
+	r.mu.Unlock()
+	for n := range r.shards {
+		shard := &r.shards[n]
+		shard.mu.Lock()
+		for _, known := range shard.states {
+			if st := known.Value(); st != nil && st.watches.watched() {
+				go st.watchesDue()
+			}
+		}
+		shard.mu.Unlock()
+	}
+}
+
+// keyRevoked reports whether the key was revoked since the store was opened.
+func (r *registry) keyRevoked(id string) bool {
+	revoked := r.revokedKeys.Load()
+	return revoked != nil && (*revoked)[id]
 }
 
 // longestLifetime returns the longest that any token of this store lives.

@@ -1,12 +1,12 @@
 package issuer
 
 import (
-	"bytes"
 	"context"
 	"crypto/cipher"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +14,8 @@ import (
 
 	"github.com/caddyserver/certmagic"
 	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
 // masterKey seals what the store must not hold in the clear. The zero value
@@ -36,6 +38,10 @@ type sealed struct {
 // folder of the store by default, and a copy of the store must not hold its key.
 const masterKeyFile = "keys/client_credentials_master.key"
 
+// nextMasterKeyFile is where its replacement is until the store is sealed with
+// that.
+const nextMasterKeyFile = "keys/client_credentials_master.key.next"
+
 // parseMasterKey reads the 32 bytes in base64 that the operator gave. Its
 // errors repeat nothing of them.
 func parseMasterKey(text string) (masterKey, error) {
@@ -51,39 +57,100 @@ func parseMasterKey(text string) (masterKey, error) {
 	return masterKey{id: hex.EncodeToString(id[:8]), aead: aead}, nil
 }
 
-// storedMasterKey returns the master key of Caddy's storage. Where there is
-// none it makes one, but never over a store that already holds what another
-// key has sealed.
-func storedMasterKey(ctx context.Context, storage certmagic.Storage, storeInUse bool) (masterKey, error) {
+// sealedBy returns the id of the master key that opens the store; empty where
+// it holds nothing that is sealed.
+func sealedBy(ctx context.Context, st store.Store) (id string, err error) {
+	err = st.Scan(ctx, pepperPrefix, func(key string, value []byte) error {
+		var box sealed
+		if err := json.Unmarshal(value, &box); err != nil {
+			return fmt.Errorf("%s can't be read: %w", key, err)
+		}
+		id = box.MasterKey
+		return nil
+	})
+	return id, err
+}
+
+// storedMasterKey returns the master key of Caddy's storage, for a store that is
+// sealed with the one of the given id. Where there is none it makes one, but
+// never over a store that already holds what another key has sealed.
+func storedMasterKey(ctx context.Context, storage certmagic.Storage, sealedWith string) (masterKey, error) {
 	if err := storage.Lock(ctx, masterKeyFile); err != nil {
 		return masterKey{}, fmt.Errorf("locking the master key in Caddy's storage: %w", err)
 	}
 	defer func() { _ = storage.Unlock(context.WithoutCancel(ctx), masterKeyFile) }()
 
-	text, err := storage.Load(ctx, masterKeyFile)
+	key, found, err := loadMasterKey(ctx, storage, masterKeyFile)
 	switch {
-	case err == nil:
-		key, err := parseMasterKey(string(text))
-		if err != nil {
-			return masterKey{}, fmt.Errorf("the master key %s in Caddy's storage %w", masterKeyFile, err)
-		}
+	case err != nil:
+		return masterKey{}, err
+	case found && (sealedWith == "" || sealedWith == key.id):
 		return key, nil
-	case !errors.Is(err, fs.ErrNotExist):
-		return masterKey{}, fmt.Errorf("reading the master key from Caddy's storage: %w", err)
-	case storeInUse:
+	case sealedWith == "":
+		return makeMasterKey(ctx, storage, masterKeyFile)
+	}
+	// A replacement may have been cut short when the store was sealed with it.
+	next, replaced, err := loadMasterKey(ctx, storage, nextMasterKeyFile)
+	switch {
+	case err != nil:
+		return masterKey{}, err
+	case replaced && next.id == sealedWith:
+		return next, promoteMasterKey(ctx, storage)
+	case !found:
 		return masterKey{}, fmt.Errorf("the master key %s is missing from Caddy's storage (%v), and what the store holds "+
 			"was sealed with it: bring the file back, or set master_key to that key", masterKeyFile, storage)
 	}
-	text = []byte(base64.StdEncoding.EncodeToString(randomBytes(chacha20poly1305.KeySize)))
-	if err := storage.Store(ctx, masterKeyFile, append(text, '\n')); err != nil {
-		return masterKey{}, fmt.Errorf("keeping a new master key in Caddy's storage: %w", err)
+	return key, nil // the error that follows names both
+}
+
+// loadMasterKey reads a master key of Caddy's storage, if it is there.
+func loadMasterKey(ctx context.Context, storage certmagic.Storage, file string) (key masterKey, found bool, err error) {
+	text, err := storage.Load(ctx, file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return masterKey{}, false, nil
+	}
+	if err != nil {
+		return masterKey{}, false, fmt.Errorf("reading the master key from Caddy's storage: %w", err)
+	}
+	if key, err = parseMasterKey(string(text)); err != nil {
+		return masterKey{}, false, fmt.Errorf("the master key %s in Caddy's storage %w", file, err)
+	}
+	return key, true, nil
+}
+
+func makeMasterKey(ctx context.Context, storage certmagic.Storage, file string) (masterKey, error) {
+	text := base64.StdEncoding.EncodeToString(randomBytes(chacha20poly1305.KeySize))
+	if err := storeMasterKey(ctx, storage, file, text); err != nil {
+		return masterKey{}, err
+	}
+	return parseMasterKey(text)
+}
+
+func storeMasterKey(ctx context.Context, storage certmagic.Storage, file, text string) error {
+	if err := storage.Store(ctx, file, []byte(text+"\n")); err != nil {
+		return fmt.Errorf("keeping a new master key in Caddy's storage: %w", err)
 	}
 	// What was read back is what a restart will read.
-	again, err := storage.Load(ctx, masterKeyFile)
-	if err != nil || !bytes.Equal(bytes.TrimSpace(again), text) {
-		return masterKey{}, errors.New("what Caddy's storage gives back is not the master key that it took")
+	again, err := storage.Load(ctx, file)
+	if err != nil || strings.TrimSpace(string(again)) != text {
+		return errors.New("what Caddy's storage gives back is not the master key that it took")
 	}
-	return parseMasterKey(string(text))
+	return nil
+}
+
+// promoteMasterKey puts the replacement in the place of the master key.
+func promoteMasterKey(ctx context.Context, storage certmagic.Storage) error {
+	text, err := storage.Load(ctx, nextMasterKeyFile)
+	if err != nil {
+		return fmt.Errorf("reading the new master key from Caddy's storage: %w", err)
+	}
+	if err := storeMasterKey(ctx, storage, masterKeyFile, strings.TrimSpace(string(text))); err != nil {
+		return err
+	}
+	if err := storage.Delete(ctx, nextMasterKeyFile); err != nil {
+		return fmt.Errorf("removing %s from Caddy's storage: %w", nextMasterKeyFile, err)
+	}
+	return nil
 }
 
 // seal seals text for the record of the given key: it opens nowhere else.

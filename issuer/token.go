@@ -65,6 +65,7 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 	if !c.Expires.IsZero() && c.Expires.Before(expires) {
 		expires = c.Expires.Truncate(time.Second)
 	}
+	key := &i.keys().signing
 	t := &cachedToken{Token: Token{
 		ID:       newTokenID(),
 		ClientID: c.ClientID,
@@ -74,11 +75,11 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 		IssuedAt: issuedAt,
 		Expires:  expires,
 		issuer:   i.policy.Issuer,
-		keyID:    i.keys.signing.id,
+		keyID:    key.id,
 		epoch:    c.Epoch,
 		state:    st,
 	}}
-	if t.text, err = i.sign(&t.Token); err != nil {
+	if t.text, err = key.sign(&t.Token); err != nil {
 		return nil, err
 	}
 	inOnePiece(&t.text, &t.ID, &t.ClientID, &t.Scope)
@@ -105,7 +106,7 @@ type accessClaims struct {
 }
 
 // sign makes an RFC 9068 access token.
-func (i *Issuer) sign(t *Token) (string, error) {
+func (k *signingKey) sign(t *Token) (string, error) {
 	claims := accessClaims{
 		Issuer:   t.issuer,
 		Subject:  t.ClientID,
@@ -124,13 +125,13 @@ func (i *Issuer) sign(t *Token) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encoding the claims of a token: %w", err)
 	}
-	key, encoding := &i.keys.signing, base64.RawURLEncoding
+	encoding := base64.RawURLEncoding
 	segment := encoding.AppendEncode(nil, payload)
 	var token strings.Builder
-	token.Grow(len(key.header) + len(segment) + 1 + es256Segment)
-	token.WriteString(key.header)
+	token.Grow(len(k.header) + len(segment) + 1 + es256Segment)
+	token.WriteString(k.header)
 	token.Write(segment)
-	signature, err := key.method.Sign(token.String(), key.private)
+	signature, err := k.method.Sign(token.String(), k.private)
 	if err != nil {
 		return "", fmt.Errorf("signing a token: %w", err)
 	}

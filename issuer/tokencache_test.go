@@ -92,9 +92,9 @@ func TestSignatureChecksAreSharedAndBounded(t *testing.T) {
 	f := newForge(t, makeKey(t, "ES256"))
 	f.iss.registry.signatureChecks = make(chan struct{}, 2)
 	counter := &countingMethod{SigningMethod: jwt.SigningMethodES256}
-	for id, key := range f.iss.keys.verify {
+	for id, key := range f.iss.keys().verify {
 		key.method = counter
-		f.iss.keys.verify[id] = key
+		f.iss.keys().verify[id] = key
 	}
 	shared := f.good()
 	var distinct []string
@@ -150,9 +150,9 @@ func (c *countingMethod) Verify(signed string, signature []byte, key any) error 
 func TestATokenIsKeptAsItIsSigned(t *testing.T) {
 	f := newForge(t, makeKey(t, "ES256"))
 	counter := &countingMethod{SigningMethod: jwt.SigningMethodES256}
-	for id, key := range f.iss.keys.verify {
+	for id, key := range f.iss.keys().verify {
 		key.method = counter
-		f.iss.keys.verify[id] = key
+		f.iss.keys().verify[id] = key
 	}
 	for _, req := range []TokenRequest{{}, {Scope: "write"}, {Resources: []string{f.iss.policy.Audience}}} {
 		req.GrantType, req.ClientAuthentication = grantType, tokenRequest(f.client.ClientID, f.secret).ClientAuthentication
@@ -214,7 +214,8 @@ func TestAKeptTokenCountsForItsIssuerAndKeyAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	next := func(change func(i *Issuer)) *Issuer {
-		i := newIssuer(f.iss.policy, f.iss.store, f.iss.registry, f.iss.keys, nil)
+		i := &Issuer{policy: f.iss.policy, store: f.iss.store, registry: f.iss.registry}
+		i.ring.Store(f.iss.keys())
 		change(i)
 		return i
 	}
@@ -225,7 +226,7 @@ func TestAKeptTokenCountsForItsIssuerAndKeyAlone(t *testing.T) {
 	if reason := refused(t, elsewhere, issued.Token); reason != "wrong issuer" {
 		t.Errorf("with another issuer it is refused as %q", reason)
 	}
-	rotated := next(func(i *Issuer) { i.keys = &keyring{verify: map[string]verifyKey{}} })
+	rotated := next(func(i *Issuer) { i.ring.Store(&keyring{verify: map[string]verifyKey{}}) })
 	if reason := refused(t, rotated, issued.Token); reason != "unknown key" {
 		t.Errorf("without its key it is refused as %q", reason)
 	}

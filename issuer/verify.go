@@ -82,9 +82,9 @@ func (t *cachedToken) access() Access {
 // of a key that still counts, is asked each time too.
 func (i *Issuer) refuse(a Access) error {
 	t, c := a.Token, a.Credential
-	_, trusted := i.keys.verify[t.keyID]
+	_, trusted := i.keys().verify[t.keyID]
 	switch {
-	case !trusted:
+	case !trusted || t.keyRevoked():
 		return &Refusal{"unknown key"}
 	case t.issuer != i.policy.Issuer:
 		return &Refusal{"wrong issuer"}
@@ -109,7 +109,7 @@ func (i *Issuer) verify(ctx context.Context, token string) (*cachedToken, error)
 	if err != nil {
 		return nil, &Refusal{err.Error()}
 	}
-	key, known := i.keys.verify[jws.keyID]
+	key, known := i.keys().verify[jws.keyID]
 	if !known {
 		return nil, &Refusal{"unknown key"}
 	}
@@ -228,6 +228,10 @@ func (c *Credential) ended(t *Token) bool {
 
 // revoked reports whether the token was revoked by itself.
 func (t *Token) revoked() bool { return t.state.revokedTokens.has(t) }
+
+// keyRevoked reports whether the key was that has signed the token, though the
+// keys of a configuration may not show it yet.
+func (t *Token) keyRevoked() bool { return t.state.registry.keyRevoked(t.keyID) }
 
 // For reports whether the token was issued for the audience.
 func (t *Token) For(audience string) bool {

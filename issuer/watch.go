@@ -40,7 +40,7 @@ func (a Access) Watch(w *Watch, watcher Watcher) error {
 	w.token, w.watcher = a.Token, watcher
 	st := a.Token.state
 	st.watches.add(st, w, a.ends(), a.at)
-	if now := st.credential.Load(); now != a.Credential && now.ended(a.Token) || a.Token.revoked() {
+	if now := st.credential.Load(); now != a.Credential && now.ended(a.Token) || a.Token.revoked() || a.Token.keyRevoked() {
 		w.Stop()
 		return &Refusal{"revoked"}
 	}
@@ -87,6 +87,13 @@ func (l *watchList) add(st *state, w *Watch, ends, now time.Time) {
 	if ends.Before(l.due) {
 		l.wake(ends, now)
 	}
+}
+
+// watched reports whether there are watches.
+func (l *watchList) watched() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.first != nil
 }
 
 // remove takes a watch out of the list, once.
@@ -141,7 +148,7 @@ func (l *watchList) ended(c *Credential, now time.Time) (revoked, expired []*Wat
 	for w := l.first; w != nil; w = w.next {
 		ends := Access{Token: w.token, Credential: c}.ends()
 		switch {
-		case c.ended(w.token) || w.token.revoked():
+		case c.ended(w.token) || w.token.revoked() || w.token.keyRevoked():
 			revoked = append(revoked, w)
 			ends = now.Add(tellAgain)
 		case !now.Before(ends):

@@ -1,0 +1,210 @@
+package command
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/clientcredentials/caddy-client-credentials/handler"
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
+)
+
+func keysCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "keys [--json]",
+		Short: "Lists the signing keys and what each is for now",
+		Args:  cobra.NoArgs,
+	}
+	cmd.Flags().Bool("json", false, "Print a JSON array")
+	run(cmd, func(cmd *cobra.Command, m manager, _ []string) error {
+		keys, err := m.keys()
+		if err != nil {
+			return err
+		}
+		return printKeys(cmd.OutOrStdout(), keys, caddycmd.Flags{FlagSet: cmd.Flags()}.Bool("json"))
+	})
+	return cmd
+}
+
+func rotateKeyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rotate-key",
+		Short: "Publishes a new signing key, which signs as soon as everybody may know it",
+		Args:  cobra.NoArgs,
+	}
+	run(cmd, func(cmd *cobra.Command, m manager, _ []string) error {
+		text, err := m.rotateKey()
+		if err != nil {
+			return err
+		}
+		var key issuer.Key
+		if err := json.Unmarshal(text, &key); err != nil {
+			return fmt.Errorf("reading the server's answer: %w", err)
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "published %s, which signs from about %s, while the server runs\n", key.ID, key.Changes.Format(time.RFC3339))
+		return err
+	})
+	return cmd
+}
+
+func revokeKeyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "revoke-key <kid>",
+		Short: "Refuses every token that a signing key has signed, at once; where it signs, another takes its place",
+		Args:  cobra.ExactArgs(1),
+	}
+	run(cmd, func(cmd *cobra.Command, m manager, args []string) error {
+		if err := m.revokeKey(args[0]); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), "revoked", args[0])
+		return err
+	})
+	return cmd
+}
+
+func rewrapCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rewrap [--to <file>]",
+		Short: "Replaces the master key, and seals the store with the new one",
+		Long: `
+Replaces the master key, and seals the store with the new one. One that Caddy's
+storage keeps is made and kept there. One that the configuration brings by
+master_key is read from the file given by --to, and must be in the configuration
+before that is loaded again, for example:
+
+	openssl rand -base64 32 > new_master_key
+	caddy client-credentials rewrap --to new_master_key`,
+		Args: cobra.NoArgs,
+	}
+	cmd.Flags().String("to", "", "The file with the new master key: 32 bytes in base64")
+	run(cmd, func(cmd *cobra.Command, m manager, _ []string) error {
+		var to handler.NewMasterKey
+		if file := (caddycmd.Flags{FlagSet: cmd.Flags()}).String("to"); file != "" {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			to.Key = strings.TrimSpace(string(text))
+		}
+		if err := m.rewrap(to); err != nil {
+			return err
+		}
+		if to.Key == "" {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "replaced the master key in Caddy's storage")
+			return err
+		}
+		_, err := fmt.Fprintln(cmd.OutOrStdout(), "replaced the master key: set master_key to it before the configuration is loaded again")
+		return err
+	})
+	return cmd
+}
+
+func replaceLostMasterKeyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "replace-lost-master-key",
+		Short: "Begins anew with a master key when the one is lost that the store was sealed with",
+		Long: `
+Begins anew with the master key of the configuration, or with one that is made in
+Caddy's storage, when the one is lost that the store was sealed with. What was
+sealed is lost with it: all secrets of credentials stop working, and another key
+signs. Credentials stay, tokens stay valid until they expire, and clients that
+authenticate by keys of their own go on. It opens the store itself, so no server
+may hold it, and prints the credentials that need to be created anew.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+			app, err := offlineApp(configFile(fl, true), fl.String("adapter"))
+			if err != nil {
+				return err
+			}
+			lost, err := app.ReplaceLostMasterKey(context.Background())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "The secrets of these %d credentials work no more: create them anew, and revoke these.\n", len(lost))
+			list, err := json.Marshal(handler.AdminList(lost))
+			if err != nil {
+				return err
+			}
+			return printList(cmd.OutOrStdout(), list, false)
+		},
+	}
+}
+
+func printKeys(w io.Writer, list []byte, asJSON bool) error {
+	if asJSON {
+		_, err := fmt.Fprintf(w, "%s\n", list)
+		return err
+	}
+	var keys []issuer.Key
+	if err := json.Unmarshal(list, &keys); err != nil {
+		return fmt.Errorf("reading the server's answer: %w", err)
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "KID\tALGORITHM\tPHASE\tCREATED\tCHANGES")
+	for _, key := range keys {
+		changes := "-"
+		switch key.Phase {
+		case issuer.KeyNext:
+			changes = "signs from " + key.Changes.Format(time.RFC3339)
+		case issuer.KeyRetired:
+			changes = "verifies until " + key.Changes.Format(time.RFC3339)
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", key.ID, key.Algorithm, key.Phase, key.Created.Format(time.RFC3339), changes)
+	}
+	return table.Flush()
+}
+
+func (s server) keys() ([]byte, error) { return s.request(http.MethodGet, handler.AdminKeysPath, nil) }
+
+func (s server) rotateKey() ([]byte, error) {
+	return s.request(http.MethodPost, handler.AdminKeysPath, nil)
+}
+
+func (s server) revokeKey(id string) error {
+	_, err := s.request(http.MethodDelete, handler.AdminKeysPath+"/"+url.PathEscape(id), nil)
+	return err
+}
+
+func (s server) rewrap(to handler.NewMasterKey) error {
+	body, err := json.Marshal(to)
+	if err != nil {
+		return err
+	}
+	_, err = s.request(http.MethodPost, handler.AdminMasterKeyPath, bytes.NewReader(body))
+	return err
+}
+
+func (o offline) keys() ([]byte, error) {
+	keys, err := o.issuer.Keys(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(keys)
+}
+
+// rotateKey does nothing: a key is published by a server.
+func (o offline) rotateKey() ([]byte, error) {
+	return nil, errors.New("a key has to be published for a while before it signs, so this needs a running server")
+}
+
+func (o offline) revokeKey(id string) error {
+	return o.issuer.RevokeKey(context.Background(), id)
+}
+
+func (o offline) rewrap(to handler.NewMasterKey) error {
+	return o.app.Rewrap(context.Background(), to.Key)
+}

@@ -1,0 +1,90 @@
+package handler
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
+)
+
+// AdminKeysPath is where the admin endpoint has the signing keys, and
+// AdminMasterKeyPath where it replaces the master key.
+const (
+	AdminKeysPath      = AdminPath + "/keys"
+	AdminMasterKeyPath = AdminPath + "/master-key"
+)
+
+// NewMasterKey is the body that replaces the master key: 32 bytes in base64;
+// empty for one that the server makes.
+type NewMasterKey struct {
+	Key string `json:"key,omitempty"`
+}
+
+func (a AdminAPI) serveKeys(w http.ResponseWriter, r *http.Request) error {
+	iss, err := a.issuer(r)
+	if err != nil {
+		return err
+	}
+	switch r.Method {
+	case http.MethodGet:
+		keys, err := iss.Keys(r.Context())
+		if err != nil {
+			return adminError(err)
+		}
+		writeBody(w, http.StatusOK, "application/json", marshal(keys))
+	case http.MethodPost:
+		key, err := iss.RotateKey(r.Context())
+		if err != nil {
+			return adminError(err)
+		}
+		adminLog().Info("signing key rotated", zap.String("kid", key.ID), zap.Time("signs_from", key.Changes), zap.String("remote", r.RemoteAddr))
+		writeBody(w, http.StatusCreated, "application/json", marshal(key))
+	default:
+		return adminMethodNotAllowed(w, "GET, POST")
+	}
+	return nil
+}
+
+func (a AdminAPI) serveKey(w http.ResponseWriter, r *http.Request) error {
+	iss, err := a.issuer(r)
+	if err != nil {
+		return err
+	}
+	if r.Method != http.MethodDelete {
+		return adminMethodNotAllowed(w, http.MethodDelete)
+	}
+	id := strings.TrimPrefix(r.URL.Path, AdminKeysPath+"/")
+	if err := iss.RevokeKey(r.Context(), id); err != nil {
+		return adminError(err)
+	}
+	adminLog().Info("signing key revoked", zap.String("kid", id), zap.String("remote", r.RemoteAddr))
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (a AdminAPI) serveMasterKey(w http.ResponseWriter, r *http.Request) error {
+	app, err := a.app(r)
+	if err != nil {
+		return err
+	}
+	if r.Method != http.MethodPost {
+		return adminMethodNotAllowed(w, http.MethodPost)
+	}
+	body, err := readBody(w, r)
+	if err != nil {
+		return adminError(err)
+	}
+	var to NewMasterKey
+	if json.Unmarshal(body, &to) != nil {
+		return adminError(&issuer.InputError{Field: "the body", Problem: "is no object with a key"})
+	}
+	if err := app.Rewrap(r.Context(), to.Key); err != nil {
+		return adminError(err)
+	}
+	adminLog().Info("master key replaced", zap.String("remote", r.RemoteAddr))
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

@@ -1,0 +1,232 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/certmagic"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/fetch"
+	"github.com/clientcredentials/caddy-client-credentials/store/badger"
+)
+
+// openTestApp opens an app whose store and whose Caddy storage are in dir.
+func openTestApp(t *testing.T, dir, masterKey string) (*App, error) {
+	t.Helper()
+	a := newTestApp(t, dir, masterKey)
+	_, err := a.Open()
+	t.Cleanup(func() { _ = a.Cleanup() })
+	return a, err
+}
+
+func newTestApp(t *testing.T, dir, masterKey string) *App {
+	t.Helper()
+	engine := &badger.Badger{Path: filepath.Join(dir, "store")}
+	if err := engine.Provision(caddy.Context{}); err != nil {
+		t.Fatal(err)
+	}
+	a := &App{
+		Issuer: "https://issuer.test", MasterKey: masterKey, TokenCache: DefaultTokenCache, engine: engine,
+		storage: &certmagic.FileStorage{Path: filepath.Join(dir, "storage")},
+		fetcher: fetch.New(true),
+	}
+	if err := errors.Join(a.provisionPolicy(), a.provisionKeys()); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// works checks that a secret and a token of a client are good.
+func works(t *testing.T, a *App, clientID, secret, token string) {
+	t.Helper()
+	iss, err := a.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := iss.Verify(t.Context(), token); err != nil {
+		t.Errorf("its token: %v", err)
+	}
+	if _, err := iss.Issue(t.Context(), tokenRequest(clientID, secret)); err != nil {
+		t.Errorf("its secret: %v", err)
+	}
+}
+
+func TestAMasterKeyIsReplacedWhileTheServerRuns(t *testing.T) {
+	const oldKey, newKey = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA="
+	for name, keys := range map[string]struct{ before, to, after string }{
+		"of Caddy's storage":   {},
+		"of the configuration": {oldKey, newKey, newKey},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			a, err := openTestApp(t, dir, keys.before)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, secret, token := clientWithToken(t, a.issuer.Load())
+			before := a.issuer.Load().keyPolicy.master.id
+			if err := a.Rewrap(t.Context(), keys.to); err != nil {
+				t.Fatal(err)
+			}
+			if id, err := sealedBy(t.Context(), a.issuer.Load().store); err != nil || id == before {
+				t.Errorf("the store is sealed with %s, as it was: %v", id, err)
+			}
+			works(t, a, c.ClientID, secret, token)
+			_ = a.Cleanup()
+			if keys.before != "" {
+				if _, err := openTestApp(t, dir, keys.before); err == nil || !strings.Contains(err.Error(), "master_key") {
+					t.Errorf("with the old master key: %v", err)
+				}
+			}
+			a, err = openTestApp(t, dir, keys.after)
+			if err != nil {
+				t.Fatal(err)
+			}
+			works(t, a, c.ClientID, secret, token)
+			left, _ := filepath.Glob(filepath.Join(dir, "storage", "keys", "*.next"))
+			if len(left) > 0 {
+				t.Errorf("%q is left", left)
+			}
+		})
+	}
+}
+
+func TestAMasterKeyThatDoesNotFitTheConfigurationIsRefused(t *testing.T) {
+	stored, err := openTestApp(t, t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+	given, err := openTestApp(t, t.TempDir(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, err := range map[string]error{
+		"one that the server makes":    stored.Rewrap(t.Context(), key),
+		"none":                         given.Rewrap(t.Context(), ""),
+		"one that is not base64":       given.Rewrap(t.Context(), "not a key"),
+		"one that is too short to use": given.Rewrap(t.Context(), "MDEyMzQ1Njc4OQ=="),
+	} {
+		var input *InputError
+		if !errors.As(err, &input) || strings.Contains(err.Error(), "not a key") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// breakingStorage fails at a step, as a machine does that goes down there.
+type breakingStorage struct {
+	certmagic.Storage
+	steps int // that are left
+}
+
+var errDown = errors.New("the machine is down")
+
+func (b *breakingStorage) Store(ctx context.Context, key string, value []byte) error {
+	if b.steps--; b.steps < 0 {
+		return errDown
+	}
+	return b.Storage.Store(ctx, key, value)
+}
+
+func (b *breakingStorage) Delete(ctx context.Context, key string) error {
+	if b.steps--; b.steps < 0 {
+		return errDown
+	}
+	return b.Storage.Delete(ctx, key)
+}
+
+func TestAReplacementOfTheMasterKeyThatIsCutShortLosesNothing(t *testing.T) {
+	for steps := range 3 {
+		dir := t.TempDir()
+		a, err := openTestApp(t, dir, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, secret, token := clientWithToken(t, a.issuer.Load())
+		a.storage = &breakingStorage{a.storage, steps}
+		if err := a.Rewrap(t.Context(), ""); !errors.Is(err, errDown) {
+			t.Fatalf("step %d: %v", steps, err)
+		}
+		_ = a.Cleanup()
+		for range 2 {
+			if a, err = openTestApp(t, dir, ""); err != nil {
+				t.Fatalf("step %d: %v", steps, err)
+			}
+			works(t, a, c.ClientID, secret, token)
+			_ = a.Cleanup()
+		}
+	}
+}
+
+func TestALostMasterKeyTakesNothingWithItButWhatItSealed(t *testing.T) {
+	dir := t.TempDir()
+	a, err := openTestApp(t, dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	iss := a.issuer.Load()
+	c, secret, token := clientWithToken(t, iss)
+	gone, _, goneToken := clientWithToken(t, iss)
+	byKey, _, err := iss.Create(t.Context(), Draft{KeysURL: "https://client.example/jwks"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := iss.Revoke(t.Context(), "", gone.ClientID); err != nil {
+		t.Fatal(err)
+	}
+	_ = a.Cleanup()
+	if _, err := newTestApp(t, dir, "").ReplaceLostMasterKey(t.Context()); !errors.Is(err, ErrMasterKeyGood) {
+		t.Fatalf("the key is not lost: %v", err)
+	}
+	file := filepath.Join(dir, "storage", filepath.FromSlash(masterKeyFile))
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openTestApp(t, dir, ""); err == nil || !strings.Contains(err.Error(), masterKeyFile) {
+		t.Fatalf("without the master key the server starts: %v", err)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("a new master key was made over old data: %v", err)
+	}
+
+	lost, err := newTestApp(t, dir, "").ReplaceLostMasterKey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(lost) != 1 || lost[0].ClientID != c.ClientID {
+		t.Errorf("to be created anew: %v, want %s alone", lost, c.ClientID)
+	}
+	a, err = openTestApp(t, dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	iss = a.issuer.Load()
+	if _, err := iss.Verify(t.Context(), token); err != nil {
+		t.Errorf("a token from before: %v", err)
+	}
+	if reason := refused(t, iss, goneToken); reason != "revoked" {
+		t.Errorf("a revoked token is refused as %q", reason)
+	}
+	if _, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret)); err == nil {
+		t.Error("a secret from before works")
+	}
+	if all, err := iss.List(t.Context(), ""); err != nil || len(all) != 2 {
+		t.Errorf("%d credentials, %v", len(all), err)
+	}
+	if err := iss.Revoke(t.Context(), "", byKey.ClientID); err != nil {
+		t.Error(err)
+	}
+	fresh, freshSecret, freshToken := clientWithToken(t, iss)
+	works(t, a, fresh.ClientID, freshSecret, freshToken)
+	if keys, err := iss.Keys(t.Context()); err != nil || len(keys) != 2 || keys[1].Phase != KeyRetired || keys[1].Changes.Before(time.Now().Add(time.Hour)) {
+		t.Errorf("keys: %+v, %v", keys, err)
+	}
+}

@@ -1,0 +1,432 @@
+package issuer
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+// A key that the server makes passes through three phases, all of them to be
+// seen in the key set: published before it signs, so that who keeps the key set
+// for a while knows the key when its first token comes; signing; and retired,
+// until the last token that it has signed has expired.
+
+// KeySetMaxAge is how long the key set may be kept by those who fetch it.
+const KeySetMaxAge = 5 * time.Minute
+
+const (
+	// keyLead is how long a key is published before it signs: what is kept longer
+	// than it may be is fetched again for a key that is not in it, as a rule.
+	keyLead = 2 * KeySetMaxAge
+	// keyRound is how often the keys are looked at.
+	keyRound = 30 * time.Second
+	// keyRetention is how long the record of a retired key is kept, beyond the
+	// time that its tokens live: a clock that was wrong for a while takes no key
+	// away for ever.
+	keyRetention = 30 * 24 * time.Hour
+)
+
+// KeyPhase is what a signing key is for.
+type KeyPhase string
+
+// The phases of a key. One that was brought by the configuration is never the
+// next.
+const (
+	KeyNext    KeyPhase = "next"
+	KeySigning KeyPhase = "signing"
+	KeyRetired KeyPhase = "retired"
+	KeyRevoked KeyPhase = "revoked"
+)
+
+// Key is a signing key as the operator sees it.
+type Key struct {
+	ID        string    `json:"kid"`
+	Algorithm string    `json:"alg"`
+	Phase     KeyPhase  `json:"phase"`
+	Created   time.Time `json:"created"`
+	// Changes is when a next key may sign, and when the last token of a retired
+	// one has expired; zero for the others.
+	Changes time.Time `json:"changes,omitzero"`
+}
+
+var (
+	// ErrGivenKey says that the configuration brings the signing key.
+	ErrGivenKey = errors.New("the signing key is the configuration's: replace the file that signing_key names, and reload")
+	// ErrNoKey says that there is no such key, or that it was revoked already.
+	ErrNoKey = errors.New("there is no such key, or it was revoked before")
+)
+
+// keyRecord is what the store keeps of a signing key.
+type keyRecord struct {
+	Public []byte `json:"public"` // PKIX, DER
+	// Algorithm is not in records that were made when each kind of key had one.
+	Algorithm string    `json:"algorithm"`
+	Created   time.Time `json:"created"`
+	// Private is the key in PKCS#8, sealed; nil where the operator keeps it.
+	Private *sealed `json:"private,omitempty"`
+	// Next says that it is published, and does not sign yet.
+	Next bool `json:"next,omitempty"`
+	// Signs is since when it signs, or when it last began to; zero before, and in
+	// records that were made when a key signed at once.
+	Signs time.Time `json:"signs,omitzero"`
+	// Retired is when the last token that it signed has expired; zero while it
+	// signs, and before.
+	Retired time.Time `json:"retired,omitzero"`
+	// Revoked is when all of its tokens were refused; zero for a good key.
+	Revoked time.Time `json:"revoked,omitzero"`
+}
+
+// keyRecords are those of the store, by the keys' ids.
+type keyRecords map[string]keyRecord
+
+const keyPrefix = "key/" // key/<kid>
+
+// moment is a time by the clock, which may jump, and the time that the store has
+// been open, which can't.
+type moment struct {
+	wall    time.Time
+	running time.Duration
+}
+
+func (r *registry) now() moment { return moment{time.Now(), time.Since(r.started)} }
+
+// publishedFor returns how long this process has published the key, for all that
+// it knows. After a restart, that begins anew.
+func (r *registry) publishedFor(id string, now moment) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	since, known := r.published[id]
+	if !known {
+		since = now.running
+		r.published[id] = since
+	}
+	return now.running - since
+}
+
+// Keys returns the signing keys: the one that signs first, and the others by
+// their age.
+func (i *Issuer) Keys(ctx context.Context) ([]Key, error) {
+	records, _, err := readKeyRecords(ctx, i.store)
+	if err != nil {
+		return nil, err
+	}
+	signing := i.keys().signing.id
+	keys := make([]Key, 0, len(records))
+	for id, record := range records {
+		keys = append(keys, record.describe(id, signing))
+	}
+	slices.SortFunc(keys, func(a, b Key) int {
+		switch {
+		case a.Phase == KeySigning:
+			return -1
+		case b.Phase == KeySigning:
+			return 1
+		}
+		return b.Created.Compare(a.Created)
+	})
+	return keys, nil
+}
+
+func (r keyRecord) describe(id, signing string) Key {
+	key := Key{ID: id, Algorithm: r.Algorithm, Created: r.Created}
+	switch {
+	case !r.Revoked.IsZero():
+		key.Phase = KeyRevoked
+	case id == signing:
+		key.Phase = KeySigning
+	case r.Next:
+		key.Phase, key.Changes = KeyNext, r.Created.Add(keyLead)
+	default:
+		key.Phase, key.Changes = KeyRetired, r.Retired
+	}
+	return key
+}
+
+// RotateKey publishes a key that will sign instead of the present one, and
+// returns it: one that was published before, if there is one. It returns
+// ErrGivenKey where the server makes no keys.
+func (i *Issuer) RotateKey(ctx context.Context) (Key, error) {
+	i.settling.Lock()
+	defer i.settling.Unlock()
+	if i.keyPolicy.given != nil {
+		return Key{}, ErrGivenKey
+	}
+	records, before, err := readKeyRecords(ctx, i.store)
+	if err != nil {
+		return Key{}, err
+	}
+	id := records.newest(func(r keyRecord) bool { return r.Next })
+	if id == "" {
+		if id, err = records.makeKey(i.keyPolicy, time.Now(), true); err != nil {
+			return Key{}, err
+		}
+		if err := records.commit(context.WithoutCancel(ctx), i.store, before); err != nil {
+			return Key{}, fmt.Errorf("keeping a new signing key: %w", err)
+		}
+	}
+	if err := i.settleKeys(ctx, i.registry.now()); err != nil {
+		return Key{}, err
+	}
+	return records[id].describe(id, ""), nil
+}
+
+// RevokeKey durably has all tokens refused that the key has signed. Where it is
+// the one that signs, another takes its place at once. It returns ErrNoKey where
+// there is no such key, and ErrGivenKey where the configuration brings it.
+func (i *Issuer) RevokeKey(ctx context.Context, id string) error {
+	i.settling.Lock()
+	defer i.settling.Unlock()
+	if given := i.keyPolicy.given; given != nil && given.id == id {
+		return ErrGivenKey
+	}
+	ctx = context.WithoutCancel(ctx) // once begun, it is not given up because the caller went away
+	for {
+		records, before, err := readKeyRecords(ctx, i.store)
+		if err != nil {
+			return err
+		}
+		record, known := records[id]
+		if !known || !record.Revoked.IsZero() {
+			return ErrNoKey
+		}
+		record.Revoked = time.Now().UTC()
+		records[id] = record
+		err = records.commit(ctx, i.store, before)
+		if errors.Is(err, store.ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("revoking a signing key: %w", err)
+		}
+		i.registry.revokeKey(id)
+		return i.settleKeys(ctx, i.registry.now())
+	}
+}
+
+// keepKeys settles the keys again and again, until the context ends.
+func (i *Issuer) keepKeys(ctx context.Context) {
+	ticker := time.NewTicker(keyRound)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			i.settling.Lock()
+			err := i.settleKeys(ctx, i.registry.now())
+			i.settling.Unlock()
+			if err != nil && ctx.Err() == nil {
+				keyLog().Error("looking at the signing keys: they stay as they are", zap.Error(err))
+			}
+		}
+	}
+}
+
+// settleKeys sees to what others have done with the keys, and time. The lock
+// settling is held.
+func (i *Issuer) settleKeys(ctx context.Context, now moment) error {
+	ring, err := openKeyring(ctx, i.registry, i.keyPolicy, i.registry.longestLifetime()+clockMargin, now)
+	if err != nil {
+		return err
+	}
+	before := i.ring.Swap(ring)
+	if before.signing.id != ring.signing.id {
+		keyLog().Info("signing key replaced", zap.String("kid", ring.signing.id), zap.String("before", before.signing.id))
+	}
+	for id := range ring.verify {
+		if _, known := before.verify[id]; !known {
+			keyLog().Info("signing key published", zap.String("kid", id))
+		}
+	}
+	for id := range before.verify {
+		if _, stays := ring.verify[id]; !stays {
+			keyLog().Info("signing key counts no more", zap.String("kid", id))
+		}
+	}
+	return nil
+}
+
+// keyLog is asked for at each use: what it tells outlives a configuration.
+func keyLog() *zap.Logger { return caddy.Log().Named("client_credentials.keys") }
+
+// settle decides what each key is for now, makes the keys that are missing, and
+// returns which one signs. publishedFor tells how long a key has been published.
+func (k keyRecords) settle(p keyPolicy, mark time.Duration, now moment, publishedFor func(string, moment) time.Duration) (signing string, err error) {
+	if p.given != nil {
+		signing, err = k.give(*p.given, now.wall)
+	} else {
+		signing, err = k.choose(p, now, publishedFor)
+	}
+	if err != nil {
+		return "", err
+	}
+	for id, record := range k {
+		switch {
+		case id == signing:
+			if record.Signs.IsZero() || record.Next || !record.Retired.IsZero() {
+				record.Signs = now.wall.UTC()
+			}
+			record.Next, record.Retired = false, time.Time{}
+		case !record.Next && record.Retired.IsZero():
+			record.Retired = now.wall.Add(mark).UTC()
+		}
+		k[id] = record
+	}
+	maps.DeleteFunc(k, func(_ string, r keyRecord) bool {
+		return !r.Retired.IsZero() && r.Revoked.IsZero() && now.wall.After(r.Retired.Add(keyRetention))
+	})
+	return signing, nil
+}
+
+// choose finds the key that signs among those that the server has made.
+func (k keyRecords) choose(p keyPolicy, now moment, publishedFor func(string, moment) time.Duration) (string, error) {
+	signing := k.newest(func(r keyRecord) bool { return !r.Next && r.Retired.IsZero() })
+	next := k.newest(func(r keyRecord) bool { return r.Next })
+	switch {
+	case signing == "" && next != "": // the one that signed was revoked
+		return next, nil
+	case signing == "":
+		if last := k.newest(func(keyRecord) bool { return true }); last != "" { // from before the configuration brought one
+			return last, nil
+		}
+		return k.makeKey(p, now.wall, false)
+	case next != "":
+		// By both clocks: neither a clock that jumps nor a restart shortens it.
+		published := min(publishedFor(next, now), now.wall.Sub(k[next].Created))
+		if published >= keyLead {
+			return next, nil
+		}
+	case p.due(k[signing], now.wall):
+		next, err := k.makeKey(p, now.wall, true)
+		if err != nil {
+			return "", err
+		}
+		publishedFor(next, now)
+	}
+	return signing, nil
+}
+
+// due reports whether another key shall be published beside the one that signs.
+func (p *keyPolicy) due(signing keyRecord, now time.Time) bool {
+	return signing.Algorithm != p.algorithm || p.rotate > 0 && now.After(signing.Signs.Add(p.rotate-keyLead))
+}
+
+// newest returns the youngest of the keys that the server has made, that were not
+// revoked, and that fit; empty where there is none.
+func (k keyRecords) newest(fits func(keyRecord) bool) (id string) {
+	for one, r := range k {
+		if r.Private != nil && r.Revoked.IsZero() && fits(r) && (id == "" || r.Created.After(k[id].Created)) {
+			id = one
+		}
+	}
+	return id
+}
+
+// give adds the key that the configuration brings.
+func (k keyRecords) give(key signingKey, now time.Time) (string, error) {
+	record, known := k[key.id]
+	switch {
+	case !known:
+		return key.id, k.add(key, keyRecord{Created: now.UTC()})
+	case !record.Revoked.IsZero():
+		return "", errors.New("signing_key is a key that was revoked: replace the file by one with another key")
+	}
+	return key.id, nil
+}
+
+// makeKey adds a new key.
+func (k keyRecords) makeKey(p keyPolicy, now time.Time, next bool) (id string, err error) {
+	key, err := generateSigningKey(p.algorithm)
+	if err != nil {
+		return "", err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key.private)
+	if err != nil {
+		return "", err
+	}
+	box := p.master.seal(keyPrefix+key.id, private)
+	return key.id, k.add(key, keyRecord{Created: now.UTC(), Private: &box, Next: next})
+}
+
+func (k keyRecords) add(key signingKey, record keyRecord) (err error) {
+	record.Algorithm = key.method.Alg()
+	record.Public, err = x509.MarshalPKIXPublicKey(key.public)
+	k[key.id] = record
+	return err
+}
+
+// counts reports whether tokens of the key may be good.
+func (r keyRecord) counts(now time.Time) bool {
+	return r.Revoked.IsZero() && (r.Retired.IsZero() || now.Before(r.Retired))
+}
+
+// readKeyRecords returns the records, and what the store has of them.
+func readKeyRecords(ctx context.Context, st store.Store) (records keyRecords, raw map[string][]byte, err error) {
+	records, raw = make(keyRecords), make(map[string][]byte)
+	err = st.Scan(ctx, keyPrefix, func(key string, value []byte) error {
+		var record keyRecord
+		if err := json.Unmarshal(value, &record); err != nil {
+			return fmt.Errorf("the record of a signing key can't be read: %w", err)
+		}
+		id := strings.TrimPrefix(key, keyPrefix)
+		if record.Algorithm == "" {
+			if record.Algorithm, err = usualAlgorithm(record.Public); err != nil {
+				return fmt.Errorf("signing key %s %w", id, err)
+			}
+		}
+		records[id], raw[id] = record, value
+		return nil
+	})
+	return records, raw, err
+}
+
+// usualAlgorithm returns the one that goes with a kind of key.
+func usualAlgorithm(public []byte) (string, error) {
+	parsed, err := x509.ParsePKIXPublicKey(public)
+	if err != nil {
+		return "", fmt.Errorf("can't be read: %w", err)
+	}
+	key, err := newVerifyKey(parsed, "")
+	if err != nil {
+		return "", err
+	}
+	return key.method.Alg(), nil
+}
+
+// commit writes what differs from what the store had. It returns
+// store.ErrConflict where the store has something else by now.
+func (k keyRecords) commit(ctx context.Context, st store.Store, before map[string][]byte) error {
+	var batch store.Batch
+	for id, record := range k {
+		value, err := json.Marshal(record)
+		if err != nil {
+			return err
+		}
+		if string(value) == string(before[id]) {
+			continue
+		}
+		if err := replace(&batch, keyPrefix+id, before[id], record); err != nil {
+			return err
+		}
+	}
+	for id, value := range before {
+		if _, stays := k[id]; !stays {
+			remove(&batch, keyPrefix+id, value)
+		}
+	}
+	if len(batch.Conditions) == 0 {
+		return nil
+	}
+	return st.Commit(ctx, batch)
+}
