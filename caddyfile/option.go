@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -36,6 +37,7 @@ const appName = "client_credentials"
 //	    signing_algorithm ES256 | EdDSA | RS256 | PS256
 //	    rotate         <duration>
 //	    master_key     <base64>
+//	    retention      <duration>
 //	    client_jwks_uri public | any | off
 //	}
 //
@@ -78,13 +80,9 @@ func parseSetting(d *caddyfile.Dispenser, app *issuer.App) error {
 	case "signing_algorithm":
 		return parseOnce(d, &app.SigningAlgorithm, issuer.ValidateSigningAlgorithm)
 	case "rotate":
-		return parseAmount(d, &app.Rotate, func(text string) (caddy.Duration, error) {
-			lifetime, err := caddy.ParseDuration(text)
-			if err != nil {
-				return 0, fmt.Errorf("rotate is not a duration, such as 90d: %w", err)
-			}
-			return caddy.Duration(lifetime), issuer.ValidateRotate(lifetime)
-		})
+		return parseDuration(d, &app.Rotate, "90d", issuer.ValidateRotate)
+	case "retention":
+		return parseDuration(d, &app.Retention, "30d", issuer.ValidateRetention)
 	case "master_key":
 		return parseOnce(d, &app.MasterKey, nil)
 	case "client_jwks_uri":
@@ -95,13 +93,7 @@ func parseSetting(d *caddyfile.Dispenser, app *issuer.App) error {
 			return nil
 		})
 	case "token_lifetime":
-		return parseAmount(d, &app.TokenLifetime, func(text string) (caddy.Duration, error) {
-			lifetime, err := caddy.ParseDuration(text)
-			if err != nil {
-				return 0, fmt.Errorf("token_lifetime is not a duration, such as 1h: %w", err)
-			}
-			return caddy.Duration(lifetime), issuer.ValidateTokenLifetime(lifetime)
-		})
+		return parseDuration(d, &app.TokenLifetime, "1h", issuer.ValidateTokenLifetime)
 	case "token_cache":
 		return parseAmount(d, &app.TokenCache, func(text string) (int64, error) {
 			size, err := humanize.ParseBytes(text)
@@ -130,6 +122,17 @@ func parseSetting(d *caddyfile.Dispenser, app *issuer.App) error {
 	default:
 		return d.Errf("unrecognized subdirective of client_credentials: %s", name)
 	}
+}
+
+func parseDuration(d *caddyfile.Dispenser, target *caddy.Duration, example string, check func(time.Duration) error) error {
+	name := d.Val()
+	return parseAmount(d, target, func(text string) (caddy.Duration, error) {
+		duration, err := caddy.ParseDuration(text)
+		if err != nil {
+			return 0, fmt.Errorf("%s is not a duration, such as %s: %w", name, example, err)
+		}
+		return caddy.Duration(duration), check(duration)
+	})
 }
 
 // parseAmount reads a setting's one value, and what it means.

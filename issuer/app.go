@@ -80,6 +80,11 @@ type App struct {
 	// send a request to such a URL. Default: `public`
 	ClientJWKSURI string `json:"client_jwks_uri,omitempty"`
 
+	// How long a credential is kept that was revoked, or has expired, after its
+	// last token has expired: until then, it is known what it was. At least 1h.
+	// Default: `30d`
+	Retention caddy.Duration `json:"retention,omitempty"`
+
 	// Where the credentials are kept. Default: `badger`
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=client_credentials.stores inline_key=module"`
 
@@ -138,6 +143,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 		a.TokenCache = DefaultTokenCache
 	}
 	if err := ValidateTokenCache(a.TokenCache); err != nil {
+		return err
+	}
+	if a.Retention == 0 {
+		a.Retention = caddy.Duration(DefaultRetention)
+	}
+	if err := ValidateRetention(time.Duration(a.Retention)); err != nil {
 		return err
 	}
 	switch a.ClientJWKSURI {
@@ -227,6 +238,7 @@ func (a *App) openIssuer(ctx context.Context, shared *sharedStore) (*Issuer, err
 		}
 	}
 	shared.registry.verified.resize(a.TokenCache)
+	shared.registry.retention.Store(int64(a.Retention))
 	return openIssuer(ctx, a.policy, shared.registry, keys, a.fetcher)
 }
 
@@ -366,6 +378,14 @@ func ValidateSigningAlgorithm(algorithm string) error {
 func ValidateRotate(d time.Duration) error {
 	if d < time.Hour {
 		return errors.New("rotate must be at least 1h: a key is published for 10 minutes before it signs")
+	}
+	return nil
+}
+
+// ValidateRetention checks how long credentials that have ended are kept.
+func ValidateRetention(d time.Duration) error {
+	if d < time.Hour {
+		return errors.New("retention must be at least 1h")
 	}
 	return nil
 }

@@ -91,10 +91,14 @@ func (i *Issuer) Create(ctx context.Context, d Draft) (*Credential, string, erro
 	if err != nil {
 		return nil, "", err
 	}
-	err = i.store.Commit(ctx, store.Batch{
+	batch := store.Batch{
 		Conditions: []store.Condition{{Key: credentialKey(clientID)}},
 		Puts:       []store.Record{{Key: credentialKey(clientID), Value: value}, {Key: listedKey(c)}},
-	})
+	}
+	if !c.Expires.IsZero() {
+		batch.Puts = append(batch.Puts, store.Record{Key: endedKey(c.Expires, clientID)})
+	}
+	err = i.store.Commit(ctx, batch)
 	if err != nil {
 		return nil, "", fmt.Errorf("keeping a new credential: %w", err)
 	}
@@ -208,7 +212,7 @@ func (i *Issuer) revokeOnce(ctx context.Context, account, clientID string) error
 	ctx = context.WithoutCancel(ctx)
 	err = i.store.Commit(ctx, store.Batch{
 		Conditions: []store.Condition{{Key: credentialKey(clientID), Value: before}},
-		Puts:       []store.Record{{Key: credentialKey(clientID), Value: after}},
+		Puts:       []store.Record{{Key: credentialKey(clientID), Value: after}, {Key: endedKey(c.Revoked, clientID)}},
 		Deletes:    []string{listedKey(c)},
 	})
 	if err != nil {

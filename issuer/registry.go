@@ -39,6 +39,8 @@ type registry struct {
 	// signatureChecks holds a place for each check that is under way.
 	signatureChecks chan struct{}
 
+	retention atomic.Int64 // how long ended credentials are kept after their last token; a time.Duration
+
 	mu   sync.Mutex
 	mark time.Duration        // the longest that any token of this store lives
 	used map[string]time.Time // assertions that were used, until they expire
@@ -100,8 +102,12 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 		published: make(map[string]time.Duration),
 		stop:      make(chan struct{}),
 	}
+	r.retention.Store(int64(DefaultRetention))
 	for i := range r.shards {
 		r.shards[i].states = make(map[string]weak.Pointer[state])
+	}
+	if err := migrate(ctx, st); err != nil {
+		return nil, err
 	}
 	if err := r.readMark(ctx); err != nil {
 		return nil, err
@@ -239,29 +245,40 @@ func (r *registry) sweepUntilClosed() {
 		case now := <-ticker.C:
 			if err := r.sweep(context.Background(), now); err != nil {
 				// The logger of a configuration may be closed: this outlives them.
-				caddy.Log().Named("client_credentials").Error("removing the revocations of tokens that have expired", zap.Error(err))
+				caddy.Log().Named("client_credentials").Error("removing what has ended long ago", zap.Error(err))
 			}
 		}
 	}
 }
 
-// sweep forgets the revocations of tokens that have expired, and used assertions
-// that have.
+// sweep forgets what nothing depends on any more: the revocations of tokens that
+// have expired, credentials that have ended long ago, and used assertions that
+// have expired.
 func (r *registry) sweep(ctx context.Context, now time.Time) error {
 	r.mu.Lock()
 	maps.DeleteFunc(r.used, func(_ string, until time.Time) bool { return now.After(until) })
 	r.mu.Unlock()
+	for _, find := range []func(context.Context, time.Time) (store.Batch, error){r.expiredRevocations, r.endedCredentials} {
+		if err := r.sweepAll(ctx, now, find); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweepAll carries out, step by step, what find returns, until that is nothing.
+func (r *registry) sweepAll(ctx context.Context, now time.Time, find func(context.Context, time.Time) (store.Batch, error)) error {
 	for {
 		select {
 		case <-r.stop:
 			return nil
 		default:
 		}
-		expired, err := r.expiredRevocations(ctx, now)
-		if err != nil || len(expired) == 0 {
+		batch, err := find(ctx, now)
+		if err != nil || len(batch.Deletes) == 0 {
 			return err
 		}
-		if err := r.store.Commit(ctx, store.Batch{Deletes: expired}); err != nil {
+		if err := r.store.Commit(ctx, batch); err != nil && !errors.Is(err, store.ErrConflict) {
 			return err
 		}
 	}

@@ -37,7 +37,7 @@ func TestASweepRemovesAllRevocationsOfTokensThatHaveExpired(t *testing.T) {
 }
 
 // keys returns those in the store that begin so.
-func keys(t *testing.T, st store.Store, prefix string) (found []string) {
+func keys(t testing.TB, st store.Store, prefix string) (found []string) {
 	t.Helper()
 	err := st.Scan(t.Context(), prefix, func(key string, _ []byte) error {
 		found = append(found, key)

@@ -100,19 +100,19 @@ func (r *revokedTokens) keep(id string, until time.Time) {
 // errEnough ends a scan.
 var errEnough = errors.New("enough")
 
-// expiredRevocations returns the keys of what the store keeps of revoked tokens
-// that have expired: of all, or of more than a few.
-func (r *registry) expiredRevocations(ctx context.Context, now time.Time) (keys []string, err error) {
+// expiredRevocations returns the batch that removes what the store keeps of
+// revoked tokens that have expired: of all, or of more than a few.
+func (r *registry) expiredRevocations(ctx context.Context, now time.Time) (batch store.Batch, err error) {
 	end := revokedUntilKey("", now)
 	err = r.store.Scan(ctx, revokedUntilPrefix, func(key string, _ []byte) error {
-		if key >= end || len(keys) >= sweepBatch {
+		if key >= end || len(batch.Deletes) >= sweepBatch {
 			return errEnough
 		}
-		keys = append(keys, key, revokedTokenPrefix+key[len(end):])
+		batch.Deletes = append(batch.Deletes, key, revokedTokenPrefix+key[len(end):])
 		return nil
 	})
 	if errors.Is(err, errEnough) {
 		err = nil
 	}
-	return keys, err
+	return batch, err
 }

@@ -1,0 +1,83 @@
+package issuer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+// formatKey is the record of the format that the others have. It is not in
+// stores of the first one.
+const formatKey = "format"
+
+// The formats of the store so far:
+//
+//  1. credentials, keys, revocations;
+//  2. an index of the credentials that have ended, by that time.
+const currentFormat = 2
+
+type formatRecord struct {
+	Version int `json:"version"`
+}
+
+// migrate brings the store into the current format. It refuses one that only a
+// later version of this plugin knows.
+func migrate(ctx context.Context, st store.Store) error {
+	format, err := readFormat(ctx, st)
+	switch {
+	case err != nil:
+		return err
+	case format == currentFormat:
+		return nil
+	case format > currentFormat:
+		return fmt.Errorf("the store has format %d, and this version of the plugin knows formats up to %d: "+
+			"use the version that has written it, or a later one", format, currentFormat)
+	}
+	if err := indexEnded(ctx, st); err != nil {
+		return fmt.Errorf("bringing the store into format %d: %w", currentFormat, err)
+	}
+	value, err := json.Marshal(formatRecord{currentFormat})
+	if err != nil {
+		return err
+	}
+	return st.Commit(ctx, store.Batch{Puts: []store.Record{{Key: formatKey, Value: value}}})
+}
+
+func readFormat(ctx context.Context, st store.Store) (int, error) {
+	value, err := st.Get(ctx, formatKey)
+	if errors.Is(err, store.ErrNotFound) {
+		return 1, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	var record formatRecord
+	if err := json.Unmarshal(value, &record); err != nil || record.Version < 1 {
+		return 0, errors.New("the record of the store's format can't be read")
+	}
+	return record.Version, nil
+}
+
+// indexEnded makes the index of format 2.
+func indexEnded(ctx context.Context, st store.Store) error {
+	var entries []store.Record
+	err := st.Scan(ctx, credentialPrefix, func(_ string, value []byte) error {
+		c, err := decodeCredential(value)
+		if err != nil {
+			return err
+		}
+		if end := c.end(); !end.IsZero() {
+			entries = append(entries, store.Record{Key: endedKey(end, c.ClientID)})
+		}
+		return nil
+	})
+	for err == nil && len(entries) > 0 {
+		step := entries[:min(sweepBatch, len(entries))]
+		entries = entries[len(step):]
+		err = st.Commit(ctx, store.Batch{Puts: step})
+	}
+	return err
+}

@@ -1,0 +1,68 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+// DefaultRetention is how long a credential is kept that was revoked, or has
+// expired, after its last token has expired, where nothing is configured.
+const DefaultRetention = 30 * 24 * time.Hour
+
+// endedCredentials returns the batch that removes credentials of which no token
+// can live, and that have been kept for as long as they should: all, or more than
+// a few.
+func (r *registry) endedCredentials(ctx context.Context, now time.Time) (batch store.Batch, err error) {
+	kept := r.longestLifetime() + clockMargin + time.Duration(r.retention.Load())
+	end := endedKey(now.Add(-kept), "")
+	var entries []string
+	err = r.store.Scan(ctx, endedPrefix, func(key string, _ []byte) error {
+		if key >= end || len(entries) >= sweepBatch/4 {
+			return errEnough
+		}
+		entries = append(entries, key)
+		return nil
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return batch, err
+	}
+	for _, entry := range entries {
+		if err := r.removeEnded(ctx, entry, entry[len(end):], &batch); err != nil {
+			return batch, err
+		}
+	}
+	return batch, nil
+}
+
+// removeEnded adds to the batch what is to be removed for an entry of the index
+// of ended credentials. One that was revoked before it has expired has two.
+func (r *registry) removeEnded(ctx context.Context, entry, clientID string, batch *store.Batch) error {
+	batch.Deletes = append(batch.Deletes, entry)
+	value, err := r.store.Get(ctx, credentialKey(clientID))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c, err := decodeCredential(value)
+	if err != nil {
+		return err
+	}
+	if entry == endedKey(c.end(), clientID) {
+		remove(batch, credentialKey(clientID), value)
+		batch.Deletes = append(batch.Deletes, listedKey(c))
+	}
+	return nil
+}
+
+// end returns when the credential has stopped to work, or will; zero for never.
+func (c *Credential) end() time.Time {
+	if !c.Revoked.IsZero() {
+		return c.Revoked
+	}
+	return c.Expires
+}

@@ -1,0 +1,178 @@
+package issuer
+
+import (
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+func TestCredentialsThatHaveEndedLeaveTheDisk(t *testing.T) {
+	st := openTestStore(t, t.TempDir())
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	expires := time.Now().Add(time.Hour)
+	active, _, _ := clientWithToken(t, iss)
+	revoked, _, token := clientWithToken(t, iss)
+	var expiring, both *Credential
+	for _, c := range []**Credential{&expiring, &both} {
+		var err error
+		if *c, _, err = iss.Create(t.Context(), Draft{Expires: expires}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []*Credential{revoked, both} {
+		if err := iss.Revoke(t.Context(), "", c.ClientID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept := time.Hour + clockMargin + DefaultRetention
+	for _, step := range []struct {
+		when time.Time
+		left []*Credential
+	}{
+		{time.Now().Add(kept - time.Minute), []*Credential{active, revoked, expiring, both}},
+		{time.Now().Add(kept + time.Minute), []*Credential{active, expiring}},
+		{expires.Add(kept - time.Minute), []*Credential{active, expiring}},
+		{expires.Add(kept + time.Minute), []*Credential{active}},
+	} {
+		if err := iss.registry.sweep(t.Context(), step.when); err != nil {
+			t.Fatal(err)
+		}
+		found := strings.Join(keys(t, st, credentialPrefix), " ")
+		if n := strings.Count(found, credentialPrefix); n != len(step.left) {
+			t.Errorf("%d are left, want %d", n, len(step.left))
+		}
+		for _, c := range step.left {
+			if !strings.Contains(found, c.ClientID) {
+				t.Errorf("%s is gone too early", c.ClientID)
+			}
+		}
+	}
+	if left := append(keys(t, st, endedPrefix), keys(t, st, listedPrefix)...); len(left) != 1 {
+		t.Errorf("the indexes still hold %q", left)
+	}
+	if reason := refused(t, iss, token); reason != "revoked" {
+		t.Errorf("in memory, its token is refused as %q", reason)
+	}
+	forget(t, iss, revoked.ClientID)
+	if reason := refused(t, iss, token); reason != "unknown client" {
+		t.Errorf("its token is refused as %q", reason)
+	}
+}
+
+func TestAStoreOfTheFirstFormatIsBroughtIntoTheCurrentOne(t *testing.T) {
+	st := openTestStore(t, t.TempDir())
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	revoked, _, _ := clientWithToken(t, iss)
+	expiring, _, err := iss.Create(t.Context(), Draft{Expires: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clientWithToken(t, iss)
+	if err := iss.Revoke(t.Context(), "", revoked.ClientID); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprint(keys(t, st, endedPrefix))
+	if !strings.Contains(want, revoked.ClientID) || !strings.Contains(want, expiring.ClientID) {
+		t.Fatalf("the index holds %s", want)
+	}
+	if err := st.Commit(t.Context(), store.Batch{Deletes: append(keys(t, st, endedPrefix), formatKey)}); err != nil {
+		t.Fatal(err)
+	}
+	newTestIssuer(t, st, time.Hour, 100)
+	if got := fmt.Sprint(keys(t, st, endedPrefix)); got != want {
+		t.Errorf("the index holds %s, want %s", got, want)
+	}
+	if format, err := readFormat(t.Context(), st); err != nil || format != currentFormat {
+		t.Errorf("format %d, %v", format, err)
+	}
+}
+
+func TestAStoreOfALaterFormatIsRefusedByName(t *testing.T) {
+	for value, want := range map[string]string{
+		`{"version":3}`: "format 3",
+		`{"version":0}`: "can't be read",
+		`{}`:            "can't be read",
+		`nothing`:       "can't be read",
+	} {
+		st := openTestStore(t, t.TempDir())
+		if err := st.Commit(t.Context(), store.Batch{Puts: []store.Record{{Key: formatKey, Value: []byte(value)}}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := openRegistry(t.Context(), st, 100); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", value, err)
+		}
+	}
+}
+
+// createAndRevoke makes so many credentials and revokes them, many at a time, and
+// returns how many bytes the directory of the store had at most.
+func createAndRevoke(tb testing.TB, cycles int) (most int64) {
+	dir := tb.TempDir()
+	st := openTestStore(tb, dir)
+	iss := newTestIssuer(tb, st, time.Second, 100)
+	iss.registry.retention.Store(0)
+	const workers, step = 64, 10_000
+	for done := 0; done < cycles; done += step {
+		var group sync.WaitGroup
+		for range workers {
+			group.Go(func() {
+				for range step / workers {
+					c, _, err := iss.Create(tb.Context(), Draft{Scopes: []string{"read"}})
+					if err == nil {
+						err = iss.Revoke(tb.Context(), "", c.ClientID)
+					}
+					if err != nil {
+						tb.Error(err)
+						return
+					}
+				}
+			})
+		}
+		group.Wait()
+		if err := iss.registry.sweep(tb.Context(), time.Now().Add(time.Hour)); err != nil {
+			tb.Fatal(err)
+		}
+		most = max(most, directoryBytes(tb, dir))
+	}
+	if left := keys(tb, st, credentialPrefix); len(left) > 0 {
+		tb.Errorf("%d credentials are left", len(left))
+	}
+	return most
+}
+
+func directoryBytes(tb testing.TB, dir string) (sum int64) {
+	err := filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil && info.Mode().IsRegular() {
+			sum += info.Size()
+		}
+		return nil
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return sum
+}
+
+func TestTheDirectoryIsAsLargeAsWhatIsLive(t *testing.T) {
+	few, many := createAndRevoke(t, 10_000), createAndRevoke(t, 40_000)
+	t.Logf("%d and %d MiB", few>>20, many>>20)
+	if many > few+few/2 {
+		t.Errorf("after 10,000 credentials that have come and gone the store has %d bytes, and %d after 40,000", few, many)
+	}
+}
+
+// Soak: -benchtime 1000000x makes and revokes a million.
+func BenchmarkCreateAndRevoke(b *testing.B) {
+	most := createAndRevoke(b, b.N)
+	b.ReportMetric(float64(most)/(1<<20), "MiB-at-most")
+}
