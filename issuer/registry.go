@@ -43,10 +43,15 @@ type registry struct {
 
 	mu   sync.Mutex
 	mark time.Duration        // the longest that any token of this store lives
-	used map[string]time.Time // assertions that were used, until they expire
+	used map[string]time.Time // assertions that were used, until they can't be good any more
 
 	opened  time.Time // to the second, as assertions are dated
 	started time.Time // the same, by the clock that can't be set
+
+	// refusedExpiry is the latest expiry, in Unix seconds, of all tokens that were
+	// refused as expired. None of that expiry is accepted again, whatever the clock
+	// is set to.
+	refusedExpiry atomic.Int64
 
 	published   map[string]time.Duration // for how long the store was open when a key was first published; guarded by mu
 	revokedKeys atomic.Pointer[map[string]bool]
@@ -76,7 +81,10 @@ const (
 	markKey = "token_lifetime_mark"
 	// clockMargin is what the clock may be set back by without harm to tokens
 	// that were issued before.
-	clockMargin   = time.Minute
+	clockMargin = time.Minute
+	// clockSetBack is what the clock may be set back by without harm to what was
+	// refused before.
+	clockSetBack  = time.Hour
 	sweepInterval = time.Minute
 	// sweepBatch keeps what one transaction deletes well below what the store
 	// takes in one, and the maintenance of the store in small steps.

@@ -89,7 +89,10 @@ func (i *Issuer) refuse(a Access) error {
 	case t.issuer != i.policy.Issuer:
 		return &Refusal{"wrong issuer"}
 	case !a.at.Before(t.Expires):
+		t.state.registry.refuseExpiry(t.Expires)
 		return &Refusal{"expired"}
+	case t.Expires.Unix() <= t.state.registry.refusedExpiry.Load():
+		return &Refusal{"expired"} // the clock was set back
 	case a.at.Before(t.notBefore):
 		return &Refusal{"not valid yet"}
 	case c.ended(t) || t.revoked():
@@ -98,6 +101,16 @@ func (i *Issuer) refuse(a Access) error {
 		return &Refusal{"credential expired"}
 	}
 	return nil
+}
+
+// refuseExpiry notes the expiry of a token that was refused as expired.
+func (r *registry) refuseExpiry(expires time.Time) {
+	for {
+		before := r.refusedExpiry.Load()
+		if expires.Unix() <= before || r.refusedExpiry.CompareAndSwap(before, expires.Unix()) {
+			return
+		}
+	}
 }
 
 // verify checks all of a token that does not change with time. What costs

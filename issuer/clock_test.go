@@ -1,0 +1,57 @@
+package issuer
+
+import (
+	"testing"
+	"time"
+)
+
+func TestAClockThatIsSetBackBringsNoExpiredTokenBack(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	_, _, token := clientWithToken(t, iss)
+	access, err := iss.Verify(t.Context(), token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(when time.Time) error {
+		a := access
+		a.at = when
+		return iss.refuse(a)
+	}
+	if err := at(access.Token.Expires.Add(-time.Second)); err != nil {
+		t.Fatalf("before it expires: %v", err)
+	}
+	if err := at(access.Token.Expires.Add(time.Minute)); err == nil {
+		t.Fatal("an expired token is accepted")
+	}
+	if err := at(access.Token.Expires.Add(time.Minute - time.Hour)); err == nil || err.Error() != "token refused: expired" {
+		t.Errorf("with a clock that was set back: %v", err)
+	}
+	time.Sleep(time.Until(access.Token.IssuedAt.Add(time.Second))) // the next second
+	if _, _, token := clientWithToken(t, iss); refusedOrNot(t, iss, token) != nil {
+		t.Error("a token that is issued after that is refused")
+	}
+}
+
+func refusedOrNot(t *testing.T, iss *Issuer, token string) error {
+	t.Helper()
+	_, err := iss.Verify(t.Context(), token)
+	return err
+}
+
+func TestAClockThatIsSetBackBringsNoUsedAssertionBack(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	now := time.Now()
+	expires := now.Add(time.Minute)
+	if !iss.registry.useOnce("client", "id", expires, now) {
+		t.Fatal("the first use is refused")
+	}
+	if err := iss.registry.sweep(t.Context(), expires.Add(clockSetBack-time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if iss.registry.useOnce("client", "id", expires, expires.Add(-time.Second)) {
+		t.Error("used twice")
+	}
+	if err := iss.registry.sweep(t.Context(), expires.Add(clockSetBack+time.Second)); err != nil || len(iss.registry.used) > 0 {
+		t.Errorf("%d are remembered for ever, %v", len(iss.registry.used), err)
+	}
+}
