@@ -203,6 +203,7 @@ func (s *Server) Start(t testing.TB, caddyfile string, under ...string) *exec.Cm
 	}
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
+	served := s.served()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +211,7 @@ func (s *Server) Start(t testing.TB, caddyfile string, under ...string) *exec.Cm
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	if !s.answers() {
+	if !s.answers(served) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // before this its output is still being written
 		t.Fatalf("the server does not answer: %s", output.String())
@@ -218,9 +219,13 @@ func (s *Server) Start(t testing.TB, caddyfile string, under ...string) *exec.Cm
 	return cmd
 }
 
-// answers waits until the site answers, and reports whether it does.
-func (s *Server) answers() bool {
+// answers waits until the site answers, and the admin endpoint knows of it, and
+// reports whether they do. Servers were started so many times before.
+func (s *Server) answers(served int) bool {
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if s.served() == served {
+			continue
+		}
 		resp, err := http.Get(s.URL("/"))
 		if err == nil {
 			_ = resp.Body.Close()
@@ -228,6 +233,12 @@ func (s *Server) answers() bool {
 		}
 	}
 	return false
+}
+
+// served counts the servers of their own process that have started.
+func (s *Server) served() int {
+	log, _ := os.ReadFile(filepath.Join(s.Dir, "log")) // not there before the first one
+	return bytes.Count(log, []byte("serving initial configuration"))
 }
 
 // URL returns the URL of a path of the site.
