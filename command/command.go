@@ -22,7 +22,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "client-credentials",
-		Usage: "<create|list|revoke|check-token|keys|rotate-key|revoke-key|rewrap|replace-lost-master-key>",
+		Usage: "<create|list|revoke|check-token|keys|rotate-key|revoke-key|rewrap|replace-lost-master-key|export-key|import-key>",
 		Short: "Manages the credentials of machine clients",
 		Long: `
 Creates, lists and revokes the credentials that the client_credentials app
@@ -40,7 +40,7 @@ only while no server holds it.`,
 			cmd.PersistentFlags().StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
 			cmd.PersistentFlags().Bool("offline", false, "Open the store itself; no server may hold it")
 			cmd.AddCommand(createCommand(), listCommand(), revokeCommand(), checkCommand(),
-				keysCommand(), rotateKeyCommand(), revokeKeyCommand(), rewrapCommand(), replaceLostMasterKeyCommand())
+				keysCommand(), rotateKeyCommand(), revokeKeyCommand(), rewrapCommand(), replaceLostMasterKeyCommand(), exportKeyCommand(), importKeyCommand())
 			cmd.RunE = func(cmd *cobra.Command, args []string) error {
 				if len(args) == 0 {
 					return cmd.Help()
@@ -179,14 +179,20 @@ type manager interface {
 }
 
 func run(cmd *cobra.Command, do func(*cobra.Command, manager, []string) error) {
+	runPlain(cmd, func(cmd *cobra.Command, fl caddycmd.Flags, args []string) error {
+		m, done, err := open(fl)
+		if err != nil {
+			return err
+		}
+		defer done()
+		return do(cmd, m, args)
+	})
+}
+
+func runPlain(cmd *cobra.Command, do func(*cobra.Command, caddycmd.Flags, []string) error) {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
-			m, done, err := open(fl)
-			if err == nil {
-				defer done()
-				err = do(cmd, m, args)
-			}
-			if err != nil {
+			if err := do(cmd, fl, args); err != nil {
 				return 1, err
 			}
 			return 0, nil

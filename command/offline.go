@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/clientcredentials/caddy-client-credentials/handler"
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
@@ -33,6 +34,15 @@ func openOffline(config, adapter string) (manager, func(), error) {
 		return nil, nil, err
 	}
 	return offline{app, iss}, func() { _ = app.Cleanup() }, nil
+}
+
+// configuredApp loads the app whose store, or master key, is meant.
+func configuredApp(fl caddycmd.Flags) (*issuer.App, error) {
+	config := configFile(fl, true)
+	if config == "" {
+		return nil, errors.New("name the configuration by --config: it says which store is meant")
+	}
+	return offlineApp(config, fl.String("adapter"))
 }
 
 // offlineApp provisions the app of a configuration, and opens nothing.

@@ -446,6 +446,18 @@ func acquire(ctx context.Context, engine store.Engine) (*sharedStore, error) {
 	return value.(*sharedStore), nil
 }
 
+// withStore opens the store alone, and writes nothing into it by itself.
+func (a *App) withStore(ctx context.Context, do func(store.Store) error) error {
+	st, err := a.engine.Open(ctx)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(do(st), st.Close()); err != nil {
+		return fmt.Errorf("%s: %w", a.engine.Identity(), err)
+	}
+	return nil
+}
+
 // Interface guards
 var (
 	_ caddy.App          = (*App)(nil)
