@@ -22,7 +22,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "client-credentials",
-		Usage: "<create|list|revoke|check-token|keys|rotate-key|revoke-key|rewrap|replace-lost-master-key|export-key|import-key>",
+		Usage: "<create|list|revoke|check-token|keys|rotate-key|revoke-key|rewrap|replace-lost-master-key|export-key|import-key|backup|verify|restore|copy>",
 		Short: "Manages the credentials of machine clients",
 		Long: `
 Creates, lists and revokes the credentials that the client_credentials app
@@ -33,14 +33,16 @@ keeps, and says why a token is refused. The first one of a new server is made he
 The commands talk to the running Caddy through its admin endpoint at
 --address, or where the configuration (--config, --adapter) has it. With
 --offline they open the store of the configuration themselves, which works
-only while no server holds it.`,
+only while no server holds it. Those that move the store or its master key do
+so always: restore, copy, export-key and import-key.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.PersistentFlags().String("address", "", "Address of the administration API listener (if --config is not used)")
 			cmd.PersistentFlags().StringP("config", "c", "", "Configuration file (default: the Caddyfile in this directory, if there is one)")
 			cmd.PersistentFlags().StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
 			cmd.PersistentFlags().Bool("offline", false, "Open the store itself; no server may hold it")
 			cmd.AddCommand(createCommand(), listCommand(), revokeCommand(), checkCommand(),
-				keysCommand(), rotateKeyCommand(), revokeKeyCommand(), rewrapCommand(), replaceLostMasterKeyCommand(), exportKeyCommand(), importKeyCommand())
+				keysCommand(), rotateKeyCommand(), revokeKeyCommand(), rewrapCommand(), replaceLostMasterKeyCommand(), exportKeyCommand(), importKeyCommand(),
+				backupCommand(), verifyCommand(), restoreCommand(), copyCommand())
 			cmd.RunE = func(cmd *cobra.Command, args []string) error {
 				if len(args) == 0 {
 					return cmd.Help()
@@ -201,16 +203,19 @@ func runPlain(cmd *cobra.Command, do func(*cobra.Command, caddycmd.Flags, []stri
 }
 
 func open(fl caddycmd.Flags) (m manager, done func(), err error) {
-	offline := fl.Bool("offline")
-	config, adapter := configFile(fl, offline), fl.String("adapter")
-	if offline {
-		return openOffline(config, adapter)
+	if fl.Bool("offline") {
+		return openOffline(configFile(fl, true), fl.String("adapter"))
 	}
-	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, config, adapter)
+	s, err := findServer(fl)
+	return s, func() {}, err
+}
+
+func findServer(fl caddycmd.Flags) (server, error) {
+	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, configFile(fl, false), fl.String("adapter"))
 	if err != nil {
-		return nil, nil, fmt.Errorf("couldn't determine the admin API's address: %w", err)
+		return server{}, fmt.Errorf("couldn't determine the admin API's address: %w", err)
 	}
-	return server{address}, func() {}, nil
+	return server{address}, nil
 }
 
 // configFile returns the configuration that is meant: the Caddyfile here, where
@@ -254,6 +259,16 @@ func (s server) check(check handler.TokenCheck) ([]byte, error) {
 }
 
 func (s server) request(method, path string, body io.Reader) ([]byte, error) {
+	answer, err := s.stream(method, path, body)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Close()
+	return io.ReadAll(answer)
+}
+
+// stream sends a request and returns the body of the answer.
+func (s server) stream(method, path string, body io.Reader) (io.ReadCloser, error) {
 	resp, err := caddycmd.AdminAPIRequest(s.address, method, path, make(http.Header), body)
 	if err != nil && strings.HasPrefix(err.Error(), "performing request") { // it is of no type
 		return nil, fmt.Errorf("no Caddy answers at %s: name its admin endpoint by --address or --config, "+
@@ -262,8 +277,7 @@ func (s server) request(method, path string, body io.Reader) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
-	return io.ReadAll(resp.Body)
+	return resp.Body, nil
 }
 
 func printCreated(w io.Writer, created []byte, asJSON bool) error {

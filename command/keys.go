@@ -126,7 +126,7 @@ may hold it, and prints the credentials that need to be created anew.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			fl := caddycmd.Flags{FlagSet: cmd.Flags()}
-			app, err := offlineApp(configFile(fl, true), fl.String("adapter"))
+			app, err := offlineApp(configFile(fl, true), fl.String("adapter"), nil)
 			if err != nil {
 				return err
 			}

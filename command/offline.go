@@ -25,7 +25,7 @@ type offline struct {
 
 // openOffline opens the store of a configuration, of which nothing else is run.
 func openOffline(config, adapter string) (manager, func(), error) {
-	app, err := offlineApp(config, adapter)
+	app, err := offlineApp(config, adapter, nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -42,11 +42,12 @@ func configuredApp(fl caddycmd.Flags) (*issuer.App, error) {
 	if config == "" {
 		return nil, errors.New("name the configuration by --config: it says which store is meant")
 	}
-	return offlineApp(config, fl.String("adapter"))
+	return offlineApp(config, fl.String("adapter"), nil)
 }
 
-// offlineApp provisions the app of a configuration, and opens nothing.
-func offlineApp(config, adapter string) (*issuer.App, error) {
+// offlineApp provisions the app of a configuration, and opens nothing. Another
+// store takes the place of the configured one where it is given.
+func offlineApp(config, adapter string, store json.RawMessage) (*issuer.App, error) {
 	text, err := readConfig(config, adapter)
 	if err != nil {
 		return nil, err
@@ -56,13 +57,24 @@ func offlineApp(config, adapter string) (*issuer.App, error) {
 		return nil, fmt.Errorf("reading %s: %w", config, err)
 	}
 	const name = "client_credentials"
-	if whole.AppsRaw[name] == nil {
+	raw := whole.AppsRaw[name]
+	if raw == nil {
 		return nil, fmt.Errorf("%s has no client_credentials app: add the global option client_credentials", config)
+	}
+	if store != nil {
+		var members map[string]json.RawMessage
+		if err := json.Unmarshal(raw, &members); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", config, err)
+		}
+		members["store"] = store
+		if raw, err = json.Marshal(members); err != nil {
+			return nil, err
+		}
 	}
 	ctx, err := caddy.ProvisionContext(&caddy.Config{
 		Admin:      &caddy.AdminConfig{Disabled: true},
 		StorageRaw: whole.StorageRaw,
-		AppsRaw:    caddy.ModuleMap{name: whole.AppsRaw[name]},
+		AppsRaw:    caddy.ModuleMap{name: raw},
 	})
 	if err != nil {
 		return nil, err

@@ -30,7 +30,9 @@ func init() {
 //     token, and if not, why;
 //   - `GET /client-credentials/keys` lists the signing keys, `POST` there publishes
 //     the next one, and `DELETE /client-credentials/keys/{kid}` revokes one;
-//   - `POST /client-credentials/master-key` replaces the master key.
+//   - `POST /client-credentials/master-key` replaces the master key;
+//   - `GET /client-credentials/backup` answers with all that the store holds, as
+//     the command `restore` takes it.
 //
 // Over TCP it answers loopback peers only.
 type AdminAPI struct{}
@@ -59,6 +61,7 @@ func (a AdminAPI) Routes() []caddy.AdminRoute {
 		{Pattern: AdminKeysPath, Handler: caddy.AdminHandlerFunc(a.serveKeys)},
 		{Pattern: AdminKeysPath + "/", Handler: caddy.AdminHandlerFunc(a.serveKey)},
 		{Pattern: AdminMasterKeyPath, Handler: caddy.AdminHandlerFunc(a.serveMasterKey)},
+		{Pattern: AdminBackupPath, Handler: caddy.AdminHandlerFunc(a.serveBackup)},
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"github.com/clientcredentials/caddy-client-credentials/internal/fetch"
 	"github.com/clientcredentials/caddy-client-credentials/store"
+	"github.com/clientcredentials/caddy-client-credentials/store/backup"
 )
 
 func init() {
@@ -433,6 +434,9 @@ func acquire(ctx context.Context, engine store.Engine) (*sharedStore, error) {
 		st, err := engine.Open(ctx)
 		if err != nil {
 			return nil, err
+		}
+		if err := backup.CheckFinished(ctx, st); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", engine.Identity(), err), st.Close())
 		}
 		reg, err := openRegistry(ctx, st, recentCredentials)
 		if err != nil {

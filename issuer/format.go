@@ -32,9 +32,9 @@ func migrate(ctx context.Context, st store.Store) error {
 		return err
 	case format == currentFormat:
 		return nil
-	case format > currentFormat:
-		return fmt.Errorf("the store has format %d, and this version of the plugin knows formats up to %d: "+
-			"use the version that has written it, or a later one", format, currentFormat)
+	}
+	if err := requireKnownFormat(format); err != nil {
+		return err
 	}
 	if err := indexEnded(ctx, st); err != nil {
 		return fmt.Errorf("bringing the store into format %d: %w", currentFormat, err)
@@ -46,6 +46,14 @@ func migrate(ctx context.Context, st store.Store) error {
 	return st.Commit(ctx, store.Batch{Puts: []store.Record{{Key: formatKey, Value: value}}})
 }
 
+func requireKnownFormat(format int) error {
+	if format > currentFormat {
+		return fmt.Errorf("the store has format %d, and this version of the plugin knows formats up to %d: "+
+			"use the version that has written it, or a later one", format, currentFormat)
+	}
+	return nil
+}
+
 func readFormat(ctx context.Context, st store.Store) (int, error) {
 	value, err := st.Get(ctx, formatKey)
 	if errors.Is(err, store.ErrNotFound) {
@@ -54,6 +62,10 @@ func readFormat(ctx context.Context, st store.Store) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	return parseFormat(value)
+}
+
+func parseFormat(value []byte) (int, error) {
 	var record formatRecord
 	if err := json.Unmarshal(value, &record); err != nil || record.Version < 1 {
 		return 0, errors.New("the record of the store's format can't be read")
