@@ -87,14 +87,7 @@ func (a *acknowledged) note(changes map[testserver.Credential]string, c testserv
 // check finds every acknowledged change on the server that was started anew.
 func (a *acknowledged) check(t *testing.T, s *testserver.Server, token string) {
 	t.Helper()
-	var list []testserver.Credential
-	if err := json.Unmarshal([]byte(testserver.Body(t, s.Do(t, "GET", "/api/v0/client-credentials", "", testserver.Bearer(token)...))), &list); err != nil {
-		t.Fatal(err)
-	}
-	listed := map[string]bool{}
-	for _, c := range list {
-		listed[c.ClientID] = true
-	}
+	listed := list(t, s, token)
 	for c, token := range a.created {
 		_, revoked := a.revoked[c]
 		if a.unknown[c] && !revoked {
