@@ -3,14 +3,10 @@ package command
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"os"
-	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -36,7 +32,7 @@ the secrets be checked. Keep that in another place: see export-key.`,
 		Args: cobra.ExactArgs(1),
 	}
 	runPlain(cmd, func(cmd *cobra.Command, fl caddycmd.Flags, args []string) error {
-		if err := requireNew(args[0]); err != nil {
+		if err := issuer.RequireNewFile(args[0]); err != nil {
 			return err
 		}
 		source, err := openBackup(fl)
@@ -44,7 +40,7 @@ the secrets be checked. Keep that in another place: see export-key.`,
 			return err
 		}
 		defer source.Close()
-		contents, err := save(args[0], io.TeeReader(source, &progress{w: cmd.ErrOrStderr()}))
+		contents, err := issuer.SaveBackup(args[0], io.TeeReader(source, &progress{w: cmd.ErrOrStderr()}))
 		if err != nil {
 			return err
 		}
@@ -180,61 +176,6 @@ func loadLost(fl caddycmd.Flags, dir string) (*issuer.App, error) {
 		return nil, err
 	}
 	return offlineApp(configFile(fl, true), fl.String("adapter"), engine)
-}
-
-// save writes a backup into a new file, durably and for its owner only, once it
-// was checked.
-func save(file string, backup io.Reader) (_ *issuer.BackupContents, err error) {
-	dir, base := filepath.Split(file)
-	if dir == "" {
-		dir = "."
-	}
-	partial, err := os.CreateTemp(dir, base+".partial-*") // it has mode 0600
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		_ = partial.Close()
-		if err != nil {
-			_ = os.Remove(partial.Name())
-		}
-	}()
-	contents, err := issuer.ReadBackup(io.TeeReader(backup, partial))
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(partial.Sync(), partial.Close(), requireNew(file)); err != nil {
-		return nil, err
-	}
-	if err := os.Rename(partial.Name(), file); err != nil {
-		return nil, err
-	}
-	return contents, syncDirectory(dir)
-}
-
-// requireNew returns an error where the file exists: it may be the last backup
-// of what the store has lost since.
-func requireNew(file string) error {
-	_, err := os.Lstat(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = fmt.Errorf("%s exists already: name a new file", file)
-	}
-	return err
-}
-
-// syncDirectory makes a new name durable.
-func syncDirectory(dir string) error {
-	if runtime.GOOS == "windows" { // has no such thing
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // progress says each second how much was written to it.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -435,12 +436,9 @@ func acquire(ctx context.Context, engine store.Engine) (*sharedStore, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := backup.CheckFinished(ctx, st); err != nil {
-			return nil, errors.Join(fmt.Errorf("%s: %w", engine.Identity(), err), st.Close())
-		}
-		reg, err := openRegistry(ctx, st, recentCredentials)
+		reg, err := openChecked(ctx, st)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("reading the store: %w", err), st.Close())
+			return nil, errors.Join(fmt.Errorf("%s: %w", engine.Identity(), err), st.Close())
 		}
 		return &sharedStore{Store: st, registry: reg}, nil
 	})
@@ -460,6 +458,22 @@ func (a *App) withStore(ctx context.Context, do func(store.Store) error) error {
 		return fmt.Errorf("%s: %w", a.engine.Identity(), err)
 	}
 	return nil
+}
+
+// openChecked opens the registry of a store that is whole, and of a format that
+// is known.
+func openChecked(ctx context.Context, st store.Store) (*registry, error) {
+	if err := backup.CheckFinished(ctx, st); err != nil {
+		return nil, err
+	}
+	if err := saveOldFormat(ctx, st, filepath.Join(caddy.AppDataDir(), "client_credentials_backups")); err != nil {
+		return nil, err
+	}
+	reg, err := openRegistry(ctx, st, recentCredentials)
+	if err != nil {
+		return nil, fmt.Errorf("reading the store: %w", err)
+	}
+	return reg, nil
 }
 
 // Interface guards

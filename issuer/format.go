@@ -5,8 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/clientcredentials/caddy-client-credentials/store"
+	"github.com/clientcredentials/caddy-client-credentials/store/backup"
 )
 
 // formatKey is the record of the format that the others have. It is not in
@@ -21,6 +29,28 @@ const currentFormat = 2
 
 type formatRecord struct {
 	Version int `json:"version"`
+}
+
+// saveOldFormat keeps a backup of a store that is about to be brought into the
+// current format, so that the release before can still be gone back to.
+func saveOldFormat(ctx context.Context, st store.Store, dir string) error {
+	format, err := readFormat(ctx, st)
+	if err != nil || format >= currentFormat || requireRecords(ctx, st) != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("keeping a backup of format %d: %w", format, err)
+	}
+	file := filepath.Join(dir, fmt.Sprintf("format-%d-%s.backup", format, time.Now().UTC().Format("20060102T150405.000Z")))
+	r, w := io.Pipe()
+	go func() { _ = w.CloseWithError(backup.Write(ctx, w, st)) }()
+	_, err = SaveBackup(file, r)
+	_ = r.Close() // ends the writer, whatever was read
+	if err != nil {
+		return fmt.Errorf("keeping a backup of format %d: %w", format, err)
+	}
+	caddy.Log().Named("client_credentials").Info("kept a backup of the store as it was", zap.Int("format", format), zap.String("file", file))
+	return nil
 }
 
 // migrate brings the store into the current format. It refuses one that only a

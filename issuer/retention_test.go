@@ -1,8 +1,10 @@
 package issuer
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -84,12 +86,41 @@ func TestAStoreOfTheFirstFormatIsBroughtIntoTheCurrentOne(t *testing.T) {
 	if err := st.Commit(t.Context(), store.Batch{Deletes: append(keys(t, st, endedPrefix), formatKey)}); err != nil {
 		t.Fatal(err)
 	}
+	before := filepath.Join(t.TempDir(), "backups")
+	if err := saveOldFormat(t.Context(), st, before); err != nil {
+		t.Fatal(err)
+	}
 	newTestIssuer(t, st, time.Hour, 100)
 	if got := fmt.Sprint(keys(t, st, endedPrefix)); got != want {
 		t.Errorf("the index holds %s, want %s", got, want)
 	}
 	if format, err := readFormat(t.Context(), st); err != nil || format != currentFormat {
 		t.Errorf("format %d, %v", format, err)
+	}
+	if err := saveOldFormat(t.Context(), st, before); err != nil { // it has nothing to do any more
+		t.Fatal(err)
+	}
+	saved, _ := filepath.Glob(filepath.Join(before, "format-1-*.backup"))
+	if len(saved) != 1 {
+		t.Fatalf("backups: %q, want one", saved)
+	}
+	file, err := os.Open(saved[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if contents, err := ReadBackup(file); err != nil || contents.Active != 2 || contents.Revoked != 1 {
+		t.Errorf("the backup holds %+v, %v", contents, err)
+	}
+}
+
+func TestAnEmptyStoreIsNotBackedUp(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "backups")
+	if err := saveOldFormat(t.Context(), openTestStore(t, t.TempDir()), dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a directory is made for nothing: %v", err)
 	}
 }
 
