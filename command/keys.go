@@ -83,7 +83,8 @@ func rewrapCommand() *cobra.Command {
 Replaces the master key, and seals the store with the new one. One that Caddy's
 storage keeps is made and kept there. One that the configuration brings by
 master_key is read from the file given by --to, and must be in the configuration
-before that is loaded again, for example:
+before that is loaded again. Backups that were made before open with the master
+key of then: keep it by export-key, or make a new backup. For example:
 
 	openssl rand -base64 32 > new_master_key
 	caddy client-credentials rewrap --to new_master_key`,
