@@ -160,6 +160,8 @@ func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {
 	}
 	refused, ok := errors.AsType[*issuer.Refusal](err)
 	switch {
+	case r.Context().Err() != nil:
+		return nil, clientGone()
 	case !ok:
 		return nil, cannotTell(err)
 	case !token68(token): // asked late: a token that counts is one
@@ -196,6 +198,12 @@ func insufficientScope(needed ...string) *refusal {
 
 func cannotTell(err error) *refusal {
 	return &refusal{status: http.StatusServiceUnavailable, reason: "cannot tell", err: err}
+}
+
+// clientGone is what nobody reads any more, with the status that Caddy's own
+// handlers have for it.
+func clientGone() *refusal {
+	return &refusal{status: 499, reason: "client went away"}
 }
 
 // retryAfter is how many seconds a client is told to wait where the server

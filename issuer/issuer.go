@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
 	"github.com/clientcredentials/caddy-client-credentials/internal/fetch"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
@@ -38,7 +36,7 @@ type Issuer struct {
 	ring      atomic.Pointer[keyring]
 	settling  sync.Mutex // held by who changes the keys, or reads them anew
 
-	verifying singleflight.Group // by the whole token
+	verifying flights
 }
 
 // ErrNotFound says that there is no such credential, or none that the caller

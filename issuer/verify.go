@@ -129,12 +129,7 @@ func (i *Issuer) verify(ctx context.Context, token string) (*cachedToken, error)
 	if jws.algorithm != key.method.Alg() {
 		return nil, &Refusal{"wrong algorithm"}
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	// The other requests must not fail because the first one's client went away.
-	ctx = context.WithoutCancel(ctx)
-	verified, err, _ := i.verifying.Do(token, func() (any, error) {
+	return i.verifying.check(ctx, token, func(ctx context.Context) (*cachedToken, error) {
 		if t := i.registry.verified.get(token); t != nil { // from a request just before
 			return t, nil
 		}
@@ -144,15 +139,11 @@ func (i *Issuer) verify(ctx context.Context, token string) (*cachedToken, error)
 		}
 		return t, err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return verified.(*cachedToken), nil
 }
 
 func (i *Issuer) verifySigned(ctx context.Context, token string, jws *compact, key verifyKey) (*cachedToken, error) {
-	if err := i.registry.checkSignature(jws, key); err != nil {
-		return nil, &Refusal{"wrong signature"}
+	if err := i.registry.checkSignature(ctx, jws, key); err != nil {
+		return nil, err
 	}
 	claims, err := parseClaims(jws.payload)
 	if err != nil {
@@ -221,13 +212,18 @@ var (
 	wrongSignatures = SignatureChecks.WithLabelValues("wrong")
 )
 
-// checkSignature waits until it may use a processor for it.
-func (r *registry) checkSignature(jws *compact, key verifyKey) error {
-	r.signatureChecks <- struct{}{}
+// checkSignature waits until it may use a processor for it. It returns a *Refusal
+// where the signature is wrong, and the error of ctx where it waits in vain.
+func (r *registry) checkSignature(ctx context.Context, jws *compact, key verifyKey) error {
+	select {
+	case r.signatureChecks <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	defer func() { <-r.signatureChecks }()
 	if err := key.method.Verify(jws.signed, jws.signature, key.public); err != nil {
 		wrongSignatures.Inc()
-		return err
+		return &Refusal{"wrong signature"}
 	}
 	goodSignatures.Inc()
 	return nil

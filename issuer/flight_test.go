@@ -1,0 +1,89 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// methodOf has the keys of an issuer verify by another method.
+func methodOf(iss *Issuer, method jwt.SigningMethod) {
+	for id, key := range iss.keys().verify {
+		key.method = method
+		iss.keys().verify[id] = key
+	}
+}
+
+func TestACheckThatNobodyWaitsForLeavesTheQueue(t *testing.T) {
+	f := newForge(t, makeKey(t, "ES256"))
+	f.iss.registry.signatureChecks = make(chan struct{}, 1)
+	f.iss.registry.signatureChecks <- struct{}{} // another check takes its time
+	counter := &countingMethod{SigningMethod: jwt.SigningMethodES256}
+	methodOf(f.iss, counter)
+
+	abandoned, shared := f.good(), f.good()
+	gone, goAway := context.WithCancel(t.Context())
+	left, answered := make(chan error), make(chan error)
+	for _, token := range []string{abandoned, shared} {
+		go func() {
+			_, err := f.iss.Verify(gone, token)
+			left <- err
+		}()
+	}
+	eventually(t, "both checks wait", func() bool { return waiting(f.iss, abandoned) == 1 && waiting(f.iss, shared) == 1 })
+	go func() {
+		_, err := f.iss.Verify(context.Background(), shared)
+		answered <- err
+	}()
+	eventually(t, "one of them for two", func() bool { return waiting(f.iss, shared) == 2 })
+	goAway()
+	for range 2 {
+		if err := <-left; !errors.Is(err, context.Canceled) {
+			t.Errorf("who went away was told %v", err)
+		}
+	}
+	eventually(t, "the other is given up", func() bool { return waiting(f.iss, abandoned) == 0 })
+	<-f.iss.registry.signatureChecks
+	if err := <-answered; err != nil {
+		t.Errorf("who stayed was told %v", err)
+	}
+	time.Sleep(50 * time.Millisecond) // longer than a check
+	if n := counter.checks.Load(); n != 1 {
+		t.Errorf("%d signatures were checked, want the one that somebody waits for", n)
+	}
+	if _, err := f.iss.Verify(t.Context(), abandoned); err != nil {
+		t.Errorf("when it comes again: %v", err)
+	}
+}
+
+func waiting(iss *Issuer, token string) int {
+	iss.verifying.mu.Lock()
+	defer iss.verifying.mu.Unlock()
+	if one := iss.verifying.checks[token]; one != nil {
+		return one.waiting
+	}
+	return 0
+}
+
+type panickingMethod struct{ jwt.SigningMethod }
+
+func (panickingMethod) Verify(string, []byte, any) error { panic("no memory") }
+
+func TestAPanicInACheckRefusesTheTokenAndNoOther(t *testing.T) {
+	f := newForge(t, makeKey(t, "ES256"))
+	method := f.key.method
+	methodOf(f.iss, panickingMethod{method})
+	token := f.good()
+	if _, err := f.iss.Verify(t.Context(), token); err == nil || isRefusal(err) {
+		t.Errorf("with a panic: %v, want an error that is no refusal", err)
+	}
+	methodOf(f.iss, method)
+	for range 2 * cap(f.iss.registry.signatureChecks) { // no place is lost
+		if _, err := f.iss.Verify(t.Context(), token); err != nil {
+			t.Errorf("after it: %v", err)
+		}
+	}
+}
