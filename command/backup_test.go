@@ -103,7 +103,6 @@ func TestABackupIsANewFileForItsOwnerOnly(t *testing.T) {
 		t.Error("the earlier backup was overwritten")
 	}
 	fail(t, s, []string{"backup", "missing/file"}, "missing")
-	fail(t, s, []string{"backup", "--offline", "second"}, "held by another process")
 	if partial, _ := filepath.Glob(filepath.Join(s.Dir, "*partial*")); len(partial) > 0 {
 		t.Errorf("left over: %v", partial)
 	}
@@ -240,7 +239,7 @@ func TestARestoreThatWasKilledIsNoStoreUntilItHasRunAgain(t *testing.T) {
 				break
 			}
 		}
-		time.Sleep(time.Duration(n) * 2 * time.Millisecond)
+		time.Sleep(time.Duration(n) * 10 * time.Millisecond)
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		r := run(t, s, "list", "--offline", "--json")
@@ -377,7 +376,6 @@ func TestACopyIsTheStoreWithItsTokens(t *testing.T) {
 	token := s.Token(t, c)
 	succeed(t, s, "revoke", gone.ClientID)
 	write(t, s, "to.caddyfile", []byte(s.Expand(restored)))
-	fail(t, s, []string{"copy", "--to-config", "to.caddyfile"}, "held by another process")
 	stop(t, server)
 	foreign := strings.Replace(s.Expand(restored), "store badger", "master_key MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n\t\tstore badger", 1)
 	write(t, s, "foreign.caddyfile", []byte(foreign))
