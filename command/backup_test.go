@@ -3,6 +3,11 @@ package command_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -72,6 +77,35 @@ func TestABackupOfARunningServerCanBeRestored(t *testing.T) {
 	if now := signingKey(t, s); now == key { // it may have been revoked after the backup
 		t.Errorf("the signing key is still %s", now)
 	}
+}
+
+// With a key of the operator's, nothing but the epochs tells earlier tokens from
+// new ones.
+func TestARestoreEndsTokensThoughTheSigningKeyStays(t *testing.T) {
+	s := testserver.New(t)
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, s, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	given := func(caddyfile string) string {
+		return strings.Replace(caddyfile, "issuer", "signing_key {{dir}}/key.pem\n\t\tissuer", 1)
+	}
+	server := s.Start(t, given(testserver.Simple))
+	c := create(t, s)
+	succeed(t, s, "backup", "file")
+	token := s.Token(t, c)
+	wantStatus(t, s, token, 200)
+	stop(t, server)
+	s.WriteCaddyfile(t, given(restored))
+	succeed(t, s, "restore", "file")
+	s.Start(t, given(restored))
+	wantStatus(t, s, token, 401)
+	wantStatus(t, s, s.Token(t, c), 200)
 }
 
 // signingKey returns the id of the only one that there is.
