@@ -80,9 +80,8 @@ func rewrapCommand() *cobra.Command {
 		Use:   "rewrap [--to <file>]",
 		Short: "Replaces the master key, and seals the store with the new one",
 		Long: `
-Replaces the master key, and seals the store with the new one. Backups from before
-open with the present one alone: keep it, by export-key. One that Caddy's storage
-keeps is made and kept there. One that the configuration brings by
+Replaces the master key, and seals the store with the new one. One that Caddy's
+storage keeps is made and kept there. One that the configuration brings by
 master_key is read from the file given by --to, and must be in the configuration
 before that is loaded again. Backups that were made before open with the master
 key of then: keep it by export-key, or make a new backup. For example:
