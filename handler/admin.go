@@ -291,6 +291,8 @@ func adminError(err error) error {
 		status = http.StatusNotFound
 	case errors.Is(err, issuer.ErrGivenKey):
 		status = http.StatusConflict
+	case errors.Is(err, issuer.ErrFull):
+		status = http.StatusInsufficientStorage
 	}
 	return caddy.APIError{HTTPStatus: status, Err: err}
 }

@@ -149,6 +149,10 @@ func (c *ClientCredentials) createFrom(w http.ResponseWriter, r *http.Request, c
 	case beyond:
 		writeProblem(w, http.StatusForbidden, err.Error())
 	case badInput(w, err):
+	case errors.Is(err, issuer.ErrFull):
+		c.logger.Error("credential not created", zap.Error(err))
+		writeProblem(w, http.StatusInsufficientStorage,
+			"the server's disk is full: no credential can be created until there is room again; those that exist go on working, and can be revoked")
 	case err != nil:
 		c.fail(w, "creating a credential", err)
 	default:

@@ -233,6 +233,7 @@ var unseen = map[string]string{
 	"GET /client-credentials 503":               soundStore,
 	"POST /client-credentials 503":              soundStore,
 	"DELETE /client-credentials/{clientId} 503": soundStore,
+	"POST /client-credentials 507":              "TestAServerOnAFullDiskGoesOnServing gets it, of a server on a volume of its own.",
 }
 
 // allDescribedIsSeen returns an error where the document has answers that no

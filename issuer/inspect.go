@@ -60,7 +60,10 @@ func (i *Issuer) RevokeToken(ctx context.Context, caller Caller, token string) (
 	key := revokedTokenKey(t.ClientID, t.ID)
 	// Once begun, it is not given up because the caller went away.
 	ctx = context.WithoutCancel(ctx)
-	err = i.store.Commit(ctx, store.Batch{Puts: []store.Record{{Key: key, Value: value}, {Key: revokedUntilKey(key, until)}}})
+	err = i.store.Commit(ctx, store.Batch{
+		Puts:   []store.Record{{Key: key, Value: value}, {Key: revokedUntilKey(key, until)}},
+		Urgent: true,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("revoking a token: %w", err)
 	}

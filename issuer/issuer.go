@@ -43,6 +43,9 @@ type Issuer struct {
 // may see.
 var ErrNotFound = errors.New("no such credential")
 
+// ErrFull says that the store has no room for what shall be kept.
+var ErrFull = store.ErrFull
+
 // openIssuer opens the keys of the store, or makes them.
 func openIssuer(ctx context.Context, policy Policy, reg *registry, keys keyPolicy, fetcher *fetch.Fetcher) (*Issuer, error) {
 	mark, err := reg.raiseMark(ctx, policy.TokenLifetime)
@@ -212,6 +215,7 @@ func (i *Issuer) revokeOnce(ctx context.Context, account, clientID string) error
 		Conditions: []store.Condition{{Key: credentialKey(clientID), Value: before}},
 		Puts:       []store.Record{{Key: credentialKey(clientID), Value: after}, {Key: endedKey(c.Revoked, clientID)}},
 		Deletes:    []string{listedKey(c)},
+		Urgent:     true,
 	})
 	if err != nil {
 		return fmt.Errorf("revoking a credential: %w", err)

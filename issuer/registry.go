@@ -286,6 +286,7 @@ func (r *registry) sweepAll(ctx context.Context, now time.Time, find func(contex
 		if err != nil || len(batch.Deletes) == 0 {
 			return err
 		}
+		batch.Urgent = true // it makes room
 		if err := r.store.Commit(ctx, batch); err != nil && !errors.Is(err, store.ErrConflict) {
 			return err
 		}

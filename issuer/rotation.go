@@ -407,7 +407,7 @@ func usualAlgorithm(public []byte) (string, error) {
 // commit writes what differs from what the store had. It returns
 // store.ErrConflict where the store has something else by now.
 func (k keyRecords) commit(ctx context.Context, st store.Store, before map[string][]byte) error {
-	var batch store.Batch
+	batch := store.Batch{Urgent: true} // keys are few, and one may be revoked
 	for id, record := range k {
 		value, err := json.Marshal(record)
 		if err != nil {

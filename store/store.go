@@ -24,7 +24,8 @@ type Store interface {
 
 	// Commit carries out the batch as one: all of it, and durably, when it
 	// returns nil, and none of it otherwise, but for an error of the disk
-	// itself. It returns ErrConflict where a condition does not hold.
+	// itself. It returns ErrConflict where a condition does not hold, and
+	// ErrFull where the store has no room left.
 	Commit(ctx context.Context, batch Batch) error
 
 	// Close waits for the operations under way and closes the store. Every
@@ -50,6 +51,9 @@ type Batch struct {
 	Conditions []Condition
 	Puts       []Record
 	Deletes    []string
+	// Urgent batches may take the last reserve of a store that is full for all
+	// others: those that end rights, and those that only remove.
+	Urgent bool
 }
 
 // Condition holds while the record of Key is exactly Value, or, where Value is
@@ -72,6 +76,8 @@ var (
 	ErrConflict = errors.New("the record was changed by somebody else")
 	// ErrCorrupt says that a record is not what was written.
 	ErrCorrupt = errors.New("a record is damaged: its checksum does not fit")
+	// ErrFull says that the store has no room for what shall be written.
+	ErrFull = errors.New("the store is full")
 	// ErrClosed says that the store is closed.
 	ErrClosed = errors.New("the store is closed")
 )

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	badgerdb "github.com/dgraph-io/badger/v4"
 	"go.uber.org/zap"
@@ -17,6 +18,7 @@ import (
 // sync costs more than what is written.
 type committer struct {
 	db      *badgerdb.DB
+	guard   *guard
 	waiting chan *operation
 	ended   chan struct{}
 }
@@ -31,8 +33,12 @@ type operation struct {
 // maxMerged bounds how many wait for one another.
 const maxMerged = 256
 
-func newCommitter(db *badgerdb.DB) *committer {
-	c := &committer{db: db, waiting: make(chan *operation), ended: make(chan struct{})}
+// lookInterval is how long it may take, while nothing is written, until it is
+// seen that the volume is full, or is not any more.
+const lookInterval = 2 * time.Second
+
+func newCommitter(db *badgerdb.DB, guard *guard) *committer {
+	c := &committer{db: db, guard: guard, waiting: make(chan *operation), ended: make(chan struct{})}
 	go c.run()
 	return c
 }
@@ -58,11 +64,22 @@ func (c *committer) close() {
 
 func (c *committer) run() {
 	defer close(c.ended)
-	for op := range c.waiting {
-		for op != nil {
-			var merged []*operation
-			merged, op = c.collect(op)
-			c.carryOut(merged)
+	ticker := time.NewTicker(lookInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case op, ok := <-c.waiting:
+			if !ok {
+				return
+			}
+			for op != nil {
+				var merged []*operation
+				merged, op = c.collect(op)
+				c.carryOut(merged)
+			}
+		case <-ticker.C:
+			c.guard.countTables()
+			c.guard.look()
 		}
 	}
 }
@@ -89,9 +106,9 @@ func (c *committer) collect(first *operation) (merged []*operation, next *operat
 	return merged, nil
 }
 
-// size is about what the operation takes in a transaction.
+// size is the most that the operation takes in a transaction.
 func (o *operation) size() (bytes int64) {
-	const each = 100 // of what Badger adds to a record
+	const each = 128 // of what is added to a record, in a log or a memtable
 	for _, record := range o.Puts {
 		bytes += int64(len(record.Key)+len(record.Value)) + each
 	}
@@ -134,15 +151,27 @@ func (c *committer) transact(merged []*operation) (err error) {
 	}()
 	txn := c.db.NewTransaction(true)
 	defer txn.Discard()
+	c.guard.look()
+	var size int64
 	for _, op := range merged {
-		if op.err = op.check(txn); op.err != nil {
+		if op.err = c.admit(txn, op); op.err != nil {
 			continue
 		}
 		if err := op.write(txn); err != nil {
 			return fmt.Errorf("%w: %w", errUnwritable, err)
 		}
+		size += op.size()
 	}
+	defer c.guard.wrote(size)
 	return txn.Commit()
+}
+
+// admit returns an error where the operation can't be carried out.
+func (c *committer) admit(txn *badgerdb.Txn, op *operation) error {
+	if err := op.check(txn); err != nil {
+		return err
+	}
+	return c.guard.admit(op)
 }
 
 // check returns the error of the first condition that does not hold.

@@ -23,7 +23,13 @@ type database struct {
 	gate      sync.RWMutex
 	closed    bool
 	db        *badgerdb.DB
+	guard     *guard
 	committer *committer
+}
+
+func newDatabase(dir string, db *badgerdb.DB) *database {
+	g := newGuard(dir, db)
+	return &database{db: db, guard: g, committer: newCommitter(db, g)}
 }
 
 // Get implements store.Store.
@@ -88,6 +94,10 @@ func (d *database) Close() error {
 	}
 	d.closed = true
 	d.committer.close()
+	if !d.guard.roomToClose() {
+		// All that was acknowledged is in the logs, and will be read from there.
+		return d.guard.refusal("to close the store takes", tableSize+smallFiles)
+	}
 	return d.db.Close()
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	badgerdb "github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -33,7 +34,8 @@ func init() {
 type Badger struct {
 	// The directory of the database. It is made on first start, for its owner
 	// only (0700), and should lie on a local disk, best on a volume of its own:
-	// Badger does not survive a full one. Placeholders are replaced.
+	// when that is full, credentials can be revoked, but not created.
+	// Placeholders are replaced.
 	// Default: `client_credentials` in Caddy's data directory.
 	Path string `json:"path,omitempty"`
 
@@ -49,7 +51,7 @@ func (Badger) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision works out which directory is meant, and touches nothing.
-func (b *Badger) Provision(caddy.Context) error {
+func (b *Badger) Provision(ctx caddy.Context) error {
 	path := filepath.Join(caddy.AppDataDir(), "client_credentials")
 	if b.Path != "" {
 		var err error
@@ -65,6 +67,12 @@ func (b *Badger) Provision(caddy.Context) error {
 		return fmt.Errorf("store path %s is a file; name a directory", dir)
 	}
 	b.dir = dir
+	if metrics := ctx.GetMetricsRegistry(); metrics != nil { // there is none outside of a configuration
+		var already prometheus.AlreadyRegisteredError
+		if err := metrics.Register(storeFull); err != nil && !errors.As(err, &already) {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -100,11 +108,14 @@ func (b *Badger) Open(ctx context.Context) (store.Store, error) {
 	}
 	deadline := time.Now().Add(lockPatience)
 	for {
+		if err := roomToOpen(b.dir); err != nil {
+			return nil, err
+		}
 		db, err := badgerdb.Open(dbOptions(b.dir))
 		switch {
 		case err == nil:
 			logger().Info("opened store", zap.String("path", b.dir))
-			return &database{db: db, committer: newCommitter(db)}, nil
+			return newDatabase(b.dir, db), nil
 		case !lockedElsewhere(err):
 			return nil, fmt.Errorf("opening the store in %s: %w", b.dir, err)
 		case time.Now().After(deadline):
@@ -127,8 +138,9 @@ func dbOptions(dir string) badgerdb.Options {
 		WithSyncWrites(true).
 		// The records are small and few: what is large by default would only
 		// cost memory and disk.
-		WithMemTableSize(8 << 20).
+		WithMemTableSize(memTableSize).
 		WithNumMemtables(2).
+		WithNumLevelZeroTables(level0Tables).
 		WithValueLogFileSize(16 << 20).
 		WithCompression(options.None).
 		WithBlockCacheSize(0).
