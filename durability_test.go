@@ -175,13 +175,14 @@ func TestEveryAcknowledgedChangeWasSynced(t *testing.T) {
 	trace := filepath.Join(s.Dir, "trace")
 	s.Start(t, testserver.Simple, "strace", "-D", "-f", "-qq", "-o", trace, "-e", "trace=fsync,fdatasync,msync,sync_file_range", "-e", "signal=none")
 	token := manager(t, s)
-	syncs := func() int {
+	calls := func(name string) int {
 		text, err := os.ReadFile(trace)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return strings.Count(string(text), "sync(") // a call that was suspended is counted where it began
+		return strings.Count(string(text), name) // a call that was suspended is counted where it began
 	}
+	syncs := func() int { return calls("sync(") }
 	const each = 20
 	var created []string
 	before := syncs()
@@ -207,6 +208,9 @@ func TestEveryAcknowledgedChangeWasSynced(t *testing.T) {
 		each, afterCreates-before, each, afterRevokes-afterCreates, each, syncs()-afterRevokes)
 	if afterCreates-before < each || afterRevokes-afterCreates < each {
 		t.Error("a change was acknowledged before it was synced")
+	}
+	if n := calls("fdatasync("); n < 2*each {
+		t.Errorf("the head of the store was synced %d times for %d changes", n, 2*each)
 	}
 	if syncs() != afterRevokes {
 		t.Error("a call of the API writes to the store")

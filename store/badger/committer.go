@@ -19,6 +19,7 @@ import (
 type committer struct {
 	db      *badgerdb.DB
 	guard   *guard
+	head    *head
 	waiting chan *operation
 	ended   chan struct{}
 }
@@ -37,8 +38,8 @@ const maxMerged = 256
 // seen that the volume is full, or is not any more.
 const lookInterval = 2 * time.Second
 
-func newCommitter(db *badgerdb.DB, guard *guard) *committer {
-	c := &committer{db: db, guard: guard, waiting: make(chan *operation), ended: make(chan struct{})}
+func newCommitter(db *badgerdb.DB, guard *guard, head *head) *committer {
+	c := &committer{db: db, guard: guard, head: head, waiting: make(chan *operation), ended: make(chan struct{})}
 	go c.run()
 	return c
 }
@@ -88,7 +89,7 @@ func (c *committer) run() {
 // into one transaction, and the one that did not.
 func (c *committer) collect(first *operation) (merged []*operation, next *operation) {
 	merged = []*operation{first}
-	room := c.db.MaxBatchSize()/2 - first.size()
+	room := c.db.MaxBatchSize()/2 - first.size() - tallyRoom
 	for len(merged) < maxMerged {
 		select {
 		case op, ok := <-c.waiting:
@@ -106,14 +107,21 @@ func (c *committer) collect(first *operation) (merged []*operation, next *operat
 	return merged, nil
 }
 
-// size is the most that the operation takes in a transaction.
+const (
+	// recordRoom is the most, in bytes, that is added to a record in a log or a
+	// memtable.
+	recordRoom = 128
+	// tallyRoom is what a transaction takes beside what its operations do.
+	tallyRoom = 3 * recordRoom
+)
+
+// size is the most that the operation takes in a transaction, in bytes.
 func (o *operation) size() (bytes int64) {
-	const each = 128 // of what is added to a record, in a log or a memtable
 	for _, record := range o.Puts {
-		bytes += int64(len(record.Key)+len(record.Value)) + each
+		bytes += int64(len(record.Key)+len(record.Value)) + recordRoom
 	}
 	for _, key := range o.Deletes {
-		bytes += int64(len(key)) + each
+		bytes += int64(len(key)) + recordRoom
 	}
 	return bytes
 }
@@ -152,18 +160,32 @@ func (c *committer) transact(merged []*operation) (err error) {
 	txn := c.db.NewTransaction(true)
 	defer txn.Discard()
 	c.guard.look()
-	var size int64
+	t, err := readTally(txn)
+	if err != nil {
+		return err
+	}
+	size := int64(tallyRoom)
 	for _, op := range merged {
 		if op.err = c.admit(txn, op); op.err != nil {
 			continue
 		}
-		if err := op.write(txn); err != nil {
+		if err := op.write(txn, &t); err != nil {
 			return fmt.Errorf("%w: %w", errUnwritable, err)
 		}
 		size += op.size()
 	}
+	if size == tallyRoom {
+		return nil // there is nothing to write
+	}
+	t.transactions++
+	if err := t.write(txn); err != nil {
+		return fmt.Errorf("%w: %w", errUnwritable, err)
+	}
 	defer c.guard.wrote(size)
-	return txn.Commit()
+	if err := txn.Commit(); err != nil {
+		return err
+	}
+	return c.head.write(t)
 }
 
 // admit returns an error where the operation can't be carried out.
@@ -184,14 +206,17 @@ func (o *operation) check(txn *badgerdb.Txn) error {
 	return nil
 }
 
-func (o *operation) write(txn *badgerdb.Txn) error {
+func (o *operation) write(txn *badgerdb.Txn, t *tally) error {
 	for _, record := range o.Puts {
-		if err := txn.Set([]byte(record.Key), seal(record)); err != nil {
+		if len(record.Value) > maxValue {
+			return fmt.Errorf("writing %s: its value has %d bytes, and may have %d", record.Key, len(record.Value), maxValue)
+		}
+		if err := t.put(txn, record); err != nil {
 			return fmt.Errorf("writing %s: %w", record.Key, err)
 		}
 	}
 	for _, key := range o.Deletes {
-		if err := txn.Delete([]byte(key)); err != nil {
+		if err := t.remove(txn, key); err != nil {
 			return fmt.Errorf("deleting %s: %w", key, err)
 		}
 	}

@@ -24,12 +24,13 @@ type database struct {
 	closed    bool
 	db        *badgerdb.DB
 	guard     *guard
+	head      *head
 	committer *committer
 }
 
-func newDatabase(dir string, db *badgerdb.DB) *database {
+func newDatabase(dir string, db *badgerdb.DB, h *head) *database {
 	g := newGuard(dir, db)
-	return &database{db: db, guard: g, committer: newCommitter(db, g)}
+	return &database{db: db, guard: g, head: h, committer: newCommitter(db, g, h)}
 }
 
 // Get implements store.Store.
@@ -63,6 +64,9 @@ func (d *database) Scan(ctx context.Context, prefix string, fn func(key string, 
 			if err := ctx.Err(); err != nil {
 				return err
 			}
+			if string(it.Item().Key()) == tallyKey {
+				continue
+			}
 			value, err := open(it.Item())
 			if err != nil {
 				return err
@@ -94,6 +98,7 @@ func (d *database) Close() error {
 	}
 	d.closed = true
 	d.committer.close()
+	defer d.head.close()
 	if !d.guard.roomToClose() {
 		// All that was acknowledged is in the logs, and will be read from there.
 		return d.guard.refusal("to close the store takes", tableSize+smallFiles)
@@ -161,8 +166,12 @@ func open(item *badgerdb.Item) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", item.Key(), err)
 	}
-	if len(sealed) < 4 || binary.BigEndian.Uint32(sealed) != checksum(item.Key(), sealed[4:]) {
-		return nil, fmt.Errorf("%s: %w", item.Key(), store.ErrCorrupt)
+	return unseal(item.Key(), sealed)
+}
+
+func unseal(key, sealed []byte) (value []byte, err error) {
+	if len(sealed) < 4 || binary.BigEndian.Uint32(sealed) != checksum(key, sealed[4:]) {
+		return nil, fmt.Errorf("%s: %w", key, store.ErrCorrupt)
 	}
 	return sealed[4:], nil
 }

@@ -41,3 +41,41 @@ func taken(path string) int64 {
 	}
 	return stat.Blocks * 512
 }
+
+// syncData has the content of a file, whose length is the same, on the disk when
+// it returns.
+func syncData(file *os.File) error {
+	for {
+		err := syscall.Fdatasync(int(file.Fd()))
+		if !errors.Is(err, syscall.EINTR) {
+			return os.NewSyscallError("fdatasync", err)
+		}
+	}
+}
+
+// hold takes the lock that Badger takes on a directory, and returns what lets go
+// of it. It returns errHeld where another has it.
+func hold(dir string) (letGo func() error, err error) {
+	file, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		err = errHeld
+	}
+	if err != nil {
+		_ = file.Close()
+		return nil, err
+	}
+	return file.Close, nil
+}
+
+// syncDir has the names of a directory on the disk when it returns.
+func syncDir(dir string) error {
+	file, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Sync(), file.Close())
+}

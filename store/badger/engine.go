@@ -102,35 +102,79 @@ func (b *Badger) Identity() string {
 
 // Open opens the database. While another process holds it, it tries again for
 // 5 s: a Caddy that is being replaced may not have let go of it yet.
-func (b *Badger) Open(ctx context.Context) (store.Store, error) {
+func (b *Badger) Open(ctx context.Context) (opened store.Store, err error) {
 	if err := os.MkdirAll(b.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the store's directory: %w", err)
 	}
+	err = b.retry(ctx, func() (err error) {
+		opened, err = b.open()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	logger().Info("opened store", zap.String("path", b.dir))
+	return opened, nil
+}
+
+func (b *Badger) open() (store.Store, error) {
+	letGo, err := hold(b.dir)
+	if err != nil {
+		return nil, err
+	}
+	if err = roomToOpen(b.dir); err == nil {
+		if err = inspect(b.dir); err != nil {
+			err = damaged(b.dir, err)
+		}
+	}
+	if err := errors.Join(err, letGo()); err != nil {
+		return nil, err
+	}
+	db, err := badgerdb.Open(dbOptions(b.dir))
+	switch {
+	case lockedElsewhere(err):
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("opening the store in %s: %w; if a file there is damaged, %s", b.dir, err, remedy)
+	}
+	h, err := attest(b.dir, db)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	if err := removeUnnamed(b.dir); err != nil {
+		return nil, errors.Join(err, h.close(), db.Close())
+	}
+	return newDatabase(b.dir, db, h), nil
+}
+
+// retry does something that needs the directory's lock, until it gets it.
+func (b *Badger) retry(ctx context.Context, do func() error) error {
 	deadline := time.Now().Add(lockPatience)
 	for {
-		if err := roomToOpen(b.dir); err != nil {
-			return nil, err
-		}
-		db, err := badgerdb.Open(dbOptions(b.dir))
+		err := do()
 		switch {
-		case err == nil:
-			logger().Info("opened store", zap.String("path", b.dir))
-			return newDatabase(b.dir, db), nil
 		case !lockedElsewhere(err):
-			return nil, fmt.Errorf("opening the store in %s: %w", b.dir, err)
+			return err
 		case time.Now().After(deadline):
-			return nil, fmt.Errorf("the store in %s is held by another process, most likely a running Caddy: "+
+			return fmt.Errorf("the store in %s is held by another process, most likely a running Caddy: "+
 				"change its configuration with 'caddy reload', or stop it first: %w", b.dir, err)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return ctx.Err()
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
 
 const lockPatience = 5 * time.Second
+
+var errHeld = errors.New("its directory is locked")
+
+// maxValue is the longest value of a record, in bytes, with room for its
+// checksum: Badger would put longer ones into another log, which nothing here
+// looks after.
+const maxValue = 1<<20 - 5
 
 func dbOptions(dir string) badgerdb.Options {
 	return badgerdb.DefaultOptions(dir).
@@ -141,6 +185,7 @@ func dbOptions(dir string) badgerdb.Options {
 		WithMemTableSize(memTableSize).
 		WithNumMemtables(2).
 		WithNumLevelZeroTables(level0Tables).
+		WithValueThreshold(1 << 20).
 		WithValueLogFileSize(16 << 20).
 		WithCompression(options.None).
 		WithBlockCacheSize(0).
@@ -153,7 +198,7 @@ func dbOptions(dir string) badgerdb.Options {
 }
 
 func lockedElsewhere(err error) bool {
-	return strings.Contains(err.Error(), "Another process is using this Badger database")
+	return err != nil && (errors.Is(err, errHeld) || strings.Contains(err.Error(), "Another process is using this Badger database"))
 }
 
 // canonical resolves the symbolic links of the part of path that exists.
