@@ -22,7 +22,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "client-credentials",
-		Usage: "<create|list|revoke|check-token|keys|rotate-key|revoke-key|rewrap|replace-lost-master-key|export-key|import-key|backup|verify|restore|copy>",
+		Usage: "<create|list|revoke|check-token|keys|rotate-key|revoke-key|rewrap|replace-lost-master-key|export-key|import-key|backup|verify|restore|copy|accept-loss>",
 		Short: "Manages the credentials of machine clients",
 		Long: `
 Creates, lists and revokes the credentials that the client_credentials app
@@ -33,8 +33,8 @@ keeps, and says why a token is refused. The first one of a new server is made he
 The commands talk to the running Caddy through its admin endpoint at
 --address, or where the configuration (--config, --adapter) has it. With
 --offline they open the store of the configuration themselves, which works
-only while no server holds it. Those that move the store or its master key do
-so always: restore, copy, export-key and import-key.`,
+only while no server holds it. Those that move the store or its master key, or
+mend it, do so always: restore, copy, export-key, import-key and accept-loss.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.PersistentFlags().String("address", "", "Address of the administration API listener (if --config is not used)")
 			cmd.PersistentFlags().StringP("config", "c", "", "Configuration file (default: the Caddyfile in this directory, if there is one)")
@@ -42,7 +42,7 @@ so always: restore, copy, export-key and import-key.`,
 			cmd.PersistentFlags().Bool("offline", false, "Open the store itself; no server may hold it")
 			cmd.AddCommand(createCommand(), listCommand(), revokeCommand(), checkCommand(),
 				keysCommand(), rotateKeyCommand(), revokeKeyCommand(), rewrapCommand(), replaceLostMasterKeyCommand(), exportKeyCommand(), importKeyCommand(),
-				backupCommand(), verifyCommand(), restoreCommand(), copyCommand())
+				backupCommand(), verifyCommand(), restoreCommand(), copyCommand(), acceptLossCommand())
 			cmd.RunE = func(cmd *cobra.Command, args []string) error {
 				if len(args) == 0 {
 					return cmd.Help()

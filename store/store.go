@@ -45,6 +45,17 @@ type Engine interface {
 	Open(ctx context.Context) (Store, error)
 }
 
+// Mender is an Engine that can tell that a store has lost what it acknowledged.
+// Open refuses such a one.
+type Mender interface {
+	Engine
+
+	// AcceptLoss makes the store open again with what is left of it, once finish
+	// has made of that what it should be. It returns what is lost, as far as that
+	// can be told.
+	AcceptLoss(ctx context.Context, finish func(Store) error) (lost []string, err error)
+}
+
 // Batch is what Commit carries out.
 type Batch struct {
 	// Conditions are checked before anything is written.

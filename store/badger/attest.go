@@ -8,7 +8,7 @@ import (
 	badgerdb "github.com/dgraph-io/badger/v4"
 )
 
-const remedy = "restore a backup of the store; or, to go on with what is left, run: caddy client-credentials accept-loss"
+const remedy = "restore a backup into an empty directory; or, to go on with what is left, run: caddy client-credentials accept-loss"
 
 // damaged is the error of a store that is not what was acknowledged.
 func damaged(dir string, err error) error {

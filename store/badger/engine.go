@@ -127,6 +127,9 @@ func (b *Badger) open() (store.Store, error) {
 			err = damaged(b.dir, err)
 		}
 	}
+	if _, missing := os.Stat(filepath.Join(b.dir, lossFile)); missing == nil {
+		err = fmt.Errorf("what the store in %s has lost was accepted only in part; run again: caddy client-credentials accept-loss", b.dir)
+	}
 	if err := errors.Join(err, letGo()); err != nil {
 		return nil, err
 	}
@@ -243,5 +246,5 @@ func badgerSays(level zapcore.Level, format string, args []any) {
 var (
 	_ caddy.Provisioner     = (*Badger)(nil)
 	_ caddyfile.Unmarshaler = (*Badger)(nil)
-	_ store.Engine          = (*Badger)(nil)
+	_ store.Mender          = (*Badger)(nil)
 )
