@@ -199,7 +199,11 @@ func (i *Issuer) revokeOnce(ctx context.Context, account, clientID string) error
 	if err != nil {
 		return err
 	}
-	if !c.Revoked.IsZero() || (account != "" && c.Account != account) {
+	if account != "" && c.Account != account {
+		return ErrNotFound
+	}
+	if !c.Revoked.IsZero() {
+		i.registry.apply(c) // the disk may have taken it, and failed after that
 		return ErrNotFound
 	}
 	c.Revoked = time.Now().UTC()

@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -61,6 +62,25 @@ func TestARevokedCredentialStaysRevokedThoughMemoryForgetsIt(t *testing.T) {
 	}
 	if _, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret)); err == nil {
 		t.Error("it gets a token")
+	}
+}
+
+// A disk that fails behind a write leaves a revocation that nobody was told of.
+func TestARevocationThatOnlyTheStoreKnowsCountsWhenItIsTriedAgain(t *testing.T) {
+	st := openTestStore(t, t.TempDir())
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	c, _, token := clientWithToken(t, iss)
+	if _, err := iss.Verify(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	if err := newTestIssuer(t, st, time.Hour, 100).Revoke(t.Context(), "", c.ClientID); err != nil {
+		t.Fatal(err)
+	}
+	if err := iss.Revoke(t.Context(), "", c.ClientID); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Revoke = %v, want ErrNotFound", err)
+	}
+	if _, err := iss.Verify(t.Context(), token); !isRefusal(err) {
+		t.Errorf("Verify = %v, want a refusal", err)
 	}
 }
 
