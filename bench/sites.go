@@ -31,7 +31,7 @@ func (b *bench) caddy(name string, spec storeSpec, sites map[string]string) *cad
 	c.server = b.add(&server{
 		name:    name,
 		command: []string{b.program("caddy"), "run", "--config", config, "--adapter", "caddyfile"},
-		env:     []string{"XDG_CONFIG_HOME=" + b.temp, "XDG_DATA_HOME=" + b.temp},
+		env:     []string{"XDG_CONFIG_HOME=" + b.temp, "XDG_DATA_HOME=" + filepath.Join(b.temp, "data")},
 		listens: []string{c.admin},
 		vars:    c.admin,
 		core:    b.serverCore,

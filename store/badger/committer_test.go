@@ -132,9 +132,16 @@ func TestAPanicWhileWritingIsAnErrorToWhoWaits(t *testing.T) {
 
 // What merging gains, on the disk that has the tests' directories.
 func BenchmarkDurableCommits(b *testing.B) {
+	var one sync.Mutex
 	for name, commit := range map[string]func(*database, store.Batch) error{
 		"merged": func(st *database, batch store.Batch) error { return st.Commit(context.Background(), batch) },
 		"one transaction each": func(st *database, batch store.Batch) error {
+			one.Lock()
+			defer one.Unlock()
+			op := &operation{Batch: batch}
+			return errors.Join(st.committer.transact([]*operation{op}), op.err)
+		},
+		"one transaction each, of Badger's own, without a head": func(st *database, batch store.Batch) error {
 			return st.db.Update(func(txn *badgerdb.Txn) error { return (&operation{Batch: batch}).write(txn, new(tally)) })
 		},
 	} {
