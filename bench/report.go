@@ -264,8 +264,8 @@ func (o *outcome) writeStarts(text *strings.Builder) {
 	if len(o.Starts) == 0 {
 		return
 	}
-	text.WriteString("\n## Start\n\nMilliseconds from the start of the process to the first request that the guard has let through, and for Badger alone to open the same directory.\n\n" +
-		"| credentials | first request | min–max | Badger alone | min–max |\n| ---: | ---: | --- | ---: | --- |\n")
+	text.WriteString("\n## Start\n\nMilliseconds from the start of the process to the first request that the guard has let through, and for the store alone to open the same directory.\n\n" +
+		"| credentials | first request | min–max | store alone | min–max |\n| ---: | ---: | --- | ---: | --- |\n")
 	for _, s := range o.Starts {
 		fmt.Fprintf(text, "| %s | **%s** | %s–%s | %s | %s–%s |\n", grouped(s.Credentials),
 			short(median(s.Served)), short(slices.Min(s.Served)), short(slices.Max(s.Served)),

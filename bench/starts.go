@@ -12,7 +12,7 @@ import (
 )
 
 // measureStarts takes the time from the start of a Caddy to the first request
-// that its guard has let through, and beside it the time that Badger alone
+// that its guard has let through, and beside it the time that the store alone
 // takes to open the same directory.
 func (b *bench) measureStarts(ctx context.Context, found *outcome) error {
 	for _, n := range []int{b.sizes[0], b.sizes[len(b.sizes)-1]} {
