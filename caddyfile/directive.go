@@ -99,6 +99,7 @@ func parseFailureLimit(d *caddyfile.Dispenser) (*handler.FailureLimit, error) {
 //	    optional
 //	    forward_token
 //	    keep_streams
+//	    report_only
 //	}
 func parseBearerAuth(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	matcher, err := begin(h)
@@ -137,6 +138,8 @@ func parseGuardSetting(d *caddyfile.Dispenser, guard *handler.BearerAuth) error 
 		return parseFlag(d, &guard.ForwardToken)
 	case "keep_streams":
 		return parseFlag(d, &guard.KeepStreams)
+	case "report_only":
+		return parseFlag(d, &guard.ReportOnly)
 	default:
 		return d.Errf("unrecognized subdirective of bearer_auth: %s", d.Val())
 	}

@@ -51,7 +51,7 @@ func TestEverySettingIsTakenAsJSON(t *testing.T) {
 		"the endpoints":       withHandler(`{"handler": "client_credentials"}`),
 		"endpoints elsewhere": withHandler(`{"handler": "client_credentials", "base_path": "/machines/v1/", "mcp_compat": true, "lenient_assertion_audience": true, "auth_failures": {"per_client": 20, "per_address": 200, "off": false}}`),
 		"the guard":           withHandler(`{"handler": "bearer_auth"}`),
-		"the guard, all":      withHandler(`{"handler": "bearer_auth", "scopes": ["items:read"], "any": true, "audience": "{env.TEST_AUDIENCE}", "realm": "Stock", "optional": true, "forward_token": true, "keep_streams": true}`),
+		"the guard, all":      withHandler(`{"handler": "bearer_auth", "scopes": ["items:read"], "any": true, "audience": "{env.TEST_AUDIENCE}", "realm": "Stock", "optional": true, "forward_token": true, "keep_streams": true, "report_only": true}`),
 		"the guard, narrowed": withHandler(`{"handler": "bearer_auth", "match": [{"path": ["/items/*"], "method": ["GET"]}, {"not": [{"path": ["/public/*"]}]}]}`),
 		"the resources":       withHandler(`{"handler": "oauth_protected_resource"}`),
 		"the header removal":  withHandler(`{"handler": "strip_identity_headers"}`),

@@ -56,6 +56,12 @@ type BearerAuth struct {
 	// ended within 200 ms of its token's expiry, and at once by a revocation.
 	KeepStreams bool `json:"keep_streams,omitempty"`
 
+	// Refuses nothing, sets no identity and ends no stream, but counts and logs
+	// what it would have refused, and why: a guard that is on trial before live
+	// traffic. What clients send under the names of the identity headers is
+	// removed all the same, and nothing else is changed. Default: `false`
+	ReportOnly bool `json:"report_only,omitempty"`
+
 	guard    *guard
 	matchers caddyhttp.MatcherSets
 }
@@ -102,6 +108,10 @@ func (b *BearerAuth) serveGuarded(w http.ResponseWriter, request cleaned, next c
 			return next.ServeHTTP(w, r)
 		}
 		ref = noToken()
+	}
+	if b.ReportOnly {
+		b.guard.report(r, ref)
+		return next.ServeHTTP(w, r)
 	}
 	if ref != nil {
 		return b.refuse(w, r, ref)

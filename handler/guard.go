@@ -239,7 +239,25 @@ func (g *guard) challenge(w http.ResponseWriter, r *http.Request, ref *refusal) 
 	if ref.code == "" {
 		level = zap.DebugLevel // how every dance with a challenge begins
 	}
-	if entry := g.logger.Check(level, "request refused"); entry != nil {
+	g.logRefusal(level, "request refused", r, ref)
+}
+
+// report counts and logs what the guard would have done: ref is nil where it
+// would have let the request pass.
+func (g *guard) report(r *http.Request, ref *refusal) {
+	if ref == nil {
+		requestsAdmitted.Inc()
+		return
+	}
+	countRequest("reported", ref.reason)
+	if ref.err != nil {
+		g.logger.Error("cannot verify token", zap.Error(ref.err))
+	}
+	g.logRefusal(zap.InfoLevel, "request would be refused", r, ref)
+}
+
+func (g *guard) logRefusal(level zapcore.Level, message string, r *http.Request, ref *refusal) {
+	if entry := g.logger.Check(level, message); entry != nil {
 		entry.Write(zap.String("reason", ref.reason), zap.Int("status", ref.status),
 			zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.String("remote_ip", clientIP(r)))
 	}

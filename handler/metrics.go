@@ -13,7 +13,7 @@ import (
 // back. Their labels have values from small sets, and never a client's id.
 var (
 	guardedRequests = counter("requests_total",
-		"Requests that a guard has looked at: admitted, anonymous (without a token, where it is optional), refused or failed.", "result", "reason")
+		"Requests that a guard has looked at: admitted, anonymous (without a token, where it is optional), refused, failed, or reported (would be refused, by a guard that only reports).", "result", "reason")
 	requestsCut = counter("requests_cut_total",
 		"Requests that were ended while they were answered, because their token had expired or was revoked.", "reason")
 	tokenRequests = counter("tokens_total",
