@@ -128,6 +128,9 @@ func (c *ClientCredentials) create(w http.ResponseWriter, r *http.Request, by *a
 	if err == nil {
 		var draft issuer.Draft
 		if draft, err = parseDraft(body); err == nil {
+			draft.IdempotencyKey, err = idempotencyKey(r.Header)
+		}
+		if err == nil {
 			c.createFrom(w, r, by.Credential, draft)
 			return
 		}
@@ -145,7 +148,13 @@ func (c *ClientCredentials) createFrom(w http.ResponseWriter, r *http.Request, c
 	}
 	credential, secret, err := iss.CreateFor(r.Context(), creator, draft)
 	_, beyond := errors.AsType[*issuer.GrantError](err)
+	repeated, isRepeated := errors.AsType[*issuer.RepeatedError](err)
 	switch {
+	case isRepeated:
+		writeBody(w, http.StatusConflict, "application/problem+json", marshal(problem{
+			Type: "about:blank", Title: http.StatusText(http.StatusConflict), Status: http.StatusConflict,
+			Detail: repeated.Error(), ClientID: repeated.ClientID,
+		}))
 	case beyond:
 		writeProblem(w, http.StatusForbidden, err.Error())
 	case badInput(w, err):
@@ -188,6 +197,23 @@ func collectionPath(r *http.Request) string {
 		return strings.TrimSuffix(original.URL.EscapedPath(), "/")
 	}
 	return r.URL.EscapedPath()
+}
+
+// idempotencyKey reads the header field of that name; empty where there is none.
+func idempotencyKey(header http.Header) (string, error) {
+	values := header.Values("Idempotency-Key")
+	if len(values) == 0 {
+		return "", nil
+	}
+	key := values[0]
+	good := len(values) == 1 && len(key) >= 1 && len(key) <= 255
+	for i := range len(key) {
+		good = good && key[i] > 0x20 && key[i] < 0x7F
+	}
+	if !good {
+		return "", &issuer.InputError{Field: "Idempotency-Key", Problem: "takes 1 to 255 visible ASCII characters, once"}
+	}
+	return key, nil
 }
 
 // parseDraft reads the body that asks for a credential. Members that it does

@@ -20,6 +20,8 @@ type problem struct {
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Detail string `json:"detail,omitempty"`
+
+	ClientID string `json:"clientId,omitempty"` // of the credential that it is about
 }
 
 func writeProblem(w http.ResponseWriter, status int, detail string) {

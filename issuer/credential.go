@@ -107,6 +107,9 @@ type Draft struct {
 	CreatedBy string
 	// Named goes into the credential as it is.
 	Named []string
+	// IdempotencyKey is what its creator sends with the same request again, and
+	// with no other; or empty.
+	IdempotencyKey string
 }
 
 // InputError says which field of a request is wrong, and how. Both texts are

@@ -72,7 +72,8 @@ func openIssuer(ctx context.Context, policy Policy, reg *registry, keys keyPolic
 func (i *Issuer) keys() *keyring { return i.ring.Load() }
 
 // Create durably creates a credential and returns it with its secret, which
-// can't be read again. It returns an *InputError where the draft is wrong.
+// can't be read again. It returns an *InputError where the draft is wrong, and a
+// *RepeatedError where the same request was carried out before.
 func (i *Issuer) Create(ctx context.Context, d Draft) (*Credential, string, error) {
 	if d.Account == "" {
 		d.Account = DefaultAccount
@@ -99,8 +100,16 @@ func (i *Issuer) Create(ctx context.Context, d Draft) (*Credential, string, erro
 	if !c.Expires.IsZero() {
 		batch.Puts = append(batch.Puts, store.Record{Key: endedKey(c.Expires, clientID)})
 	}
+	if d.IdempotencyKey != "" {
+		if err := i.createOnce(ctx, &d, clientID, now, &batch); err != nil {
+			return nil, "", err
+		}
+	}
 	err = i.store.Commit(ctx, batch)
-	if err != nil {
+	switch {
+	case errors.Is(err, store.ErrConflict): // the same request, at the same time
+		return i.Create(ctx, d)
+	case err != nil:
 		return nil, "", fmt.Errorf("keeping a new credential: %w", err)
 	}
 	return c, secret, nil

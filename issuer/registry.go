@@ -260,13 +260,13 @@ func (r *registry) sweepUntilClosed() {
 }
 
 // sweep forgets what nothing depends on any more: the revocations of tokens that
-// have expired, credentials that have ended long ago, and used assertions that
-// have expired.
+// have expired, credentials that have ended long ago, requests that are not
+// repeated any more, and used assertions that have expired.
 func (r *registry) sweep(ctx context.Context, now time.Time) error {
 	r.mu.Lock()
 	maps.DeleteFunc(r.used, func(_ string, until time.Time) bool { return now.After(until) })
 	r.mu.Unlock()
-	for _, find := range []func(context.Context, time.Time) (store.Batch, error){r.expiredRevocations, r.endedCredentials} {
+	for _, find := range []func(context.Context, time.Time) (store.Batch, error){r.expiredRevocations, r.endedCredentials, r.oldIdempotency} {
 		if err := r.sweepAll(ctx, now, find); err != nil {
 			return err
 		}
