@@ -297,7 +297,7 @@ func (k keyRecords) choose(p keyPolicy, now moment, publishedFor func(string, mo
 	case signing == "" && next != "": // the one that signed was revoked
 		return next, nil
 	case signing == "":
-		if last := k.newest(func(keyRecord) bool { return true }); last != "" { // from before the configuration brought one
+		if last := k.interrupted(now.wall); last != "" {
 			return last, nil
 		}
 		return k.makeKey(p, now.wall, false)
@@ -315,6 +315,19 @@ func (k keyRecords) choose(p keyPolicy, now moment, publishedFor func(string, mo
 		publishedFor(next, now)
 	}
 	return signing, nil
+}
+
+// interrupted returns the key that has signed until the configuration brought one,
+// while its tokens live: no key signs again that counts no more, or that was
+// replaced by one which was revoked since.
+func (k keyRecords) interrupted(now time.Time) string {
+	last := k.newest(func(r keyRecord) bool { return r.counts(now) })
+	for _, r := range k {
+		if r.Private != nil && !r.Revoked.IsZero() && r.Created.After(k[last].Created) {
+			return ""
+		}
+	}
+	return last
 }
 
 // due reports whether another key shall be published beside the one that signs.

@@ -234,6 +234,43 @@ func TestTheNextKeySignsAtOnceWhereTheFirstIsRevoked(t *testing.T) {
 	}
 }
 
+// It was replaced for a reason, which may have been that it was stolen.
+func TestARetiredKeyDoesNotSignAgainWhereItsSuccessorIsRevoked(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	first := iss.keys().signing.id
+	next, err := iss.RotateKey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	settleAt(t, iss, at(time.Now(), keyLead+time.Minute))
+	if err := iss.RevokeKey(t.Context(), next.ID); err != nil {
+		t.Fatal(err)
+	}
+	if id := iss.keys().signing.id; id == first || id == next.ID {
+		t.Error("no new key signs")
+	}
+	if phases := settleAt(t, iss, at(time.Now(), 0)); phases[first] != KeyRetired {
+		t.Errorf("phases: %v", phases)
+	}
+}
+
+func TestTheServersOwnKeyGoesOnAfterOneOfTheConfigurationWhileItsTokensLive(t *testing.T) {
+	st := openTestStore(t, t.TempDir())
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	first := iss.keys().signing.id
+	given := makeKey(t, "ES256")
+	issuerWith(t, st, &given, time.Now())
+	settleAt(t, iss, at(time.Now(), 0)) // that configuration did not come to run
+	if id := iss.keys().signing.id; id != first {
+		t.Errorf("%s signs, want %s", id, first)
+	}
+	issuerWith(t, st, &given, time.Now())
+	settleAt(t, iss, at(time.Now(), 2*time.Hour))
+	if id := iss.keys().signing.id; id == first || slices.Contains(published(iss), first) {
+		t.Error("a key is trusted again that was trusted no more")
+	}
+}
+
 func TestEachAlgorithmSignsAndVerifies(t *testing.T) {
 	st := openTestStore(t, t.TempDir())
 	iss := newTestIssuer(t, st, time.Hour, 100)
