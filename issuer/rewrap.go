@@ -55,6 +55,15 @@ func (a *App) rewrapStored(ctx context.Context, iss *Issuer) error {
 		return fmt.Errorf("locking the master key in Caddy's storage: %w", err)
 	}
 	defer func() { _ = a.storage.Unlock(ctx, masterKeyFile) }()
+	present, err := sealedBy(ctx, iss.store)
+	if err != nil {
+		return err
+	}
+	// After one that was cut short, the only copy of the present key may be where
+	// the new one goes.
+	if _, _, err := findMasterKey(ctx, a.storage, present); err != nil {
+		return err
+	}
 	to, err := makeMasterKey(ctx, a.storage, nextMasterKeyFile)
 	if err != nil {
 		return err
@@ -138,7 +147,7 @@ func (a *App) ReplaceLostMasterKey(ctx context.Context) ([]*Credential, error) {
 	}
 	keys := a.keys
 	if keys.master.aead == nil {
-		if keys.master, err = a.presentMasterKey(ctx); err != nil {
+		if keys.master, err = a.presentMasterKey(ctx, lost); err != nil {
 			return nil, err
 		}
 	}
@@ -161,8 +170,8 @@ func (a *App) ReplaceLostMasterKey(ctx context.Context) ([]*Credential, error) {
 }
 
 // presentMasterKey returns the master key of Caddy's storage, or makes it.
-func (a *App) presentMasterKey(ctx context.Context) (masterKey, error) {
-	key, found, err := loadMasterKey(ctx, a.storage, masterKeyFile)
+func (a *App) presentMasterKey(ctx context.Context, sealedWith string) (masterKey, error) {
+	key, found, err := findMasterKey(ctx, a.storage, sealedWith)
 	if err == nil && !found {
 		return makeMasterKey(ctx, a.storage, masterKeyFile)
 	}

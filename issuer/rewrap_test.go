@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/certmagic"
 
 	"github.com/clientcredentials/caddy-client-credentials/internal/fetch"
+	"github.com/clientcredentials/caddy-client-credentials/store"
 	"github.com/clientcredentials/caddy-client-credentials/store/badger"
 )
 
@@ -164,6 +165,66 @@ func TestAReplacementOfTheMasterKeyThatIsCutShortLosesNothing(t *testing.T) {
 			_ = a.Cleanup()
 		}
 	}
+}
+
+// fullStore takes nothing while its disk is full.
+type fullStore struct {
+	store.Store
+	full bool
+}
+
+var errFull = errors.New("the disk is full")
+
+func (f *fullStore) Commit(ctx context.Context, batch store.Batch) error {
+	if f.full {
+		return errFull
+	}
+	return f.Store.Commit(ctx, batch)
+}
+
+func TestAReplacementOfTheMasterKeyAfterOneThatWasCutShortLosesNothing(t *testing.T) {
+	dir := t.TempDir()
+	a, err := openTestApp(t, dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	iss := a.issuer.Load()
+	c, secret, token := clientWithToken(t, iss)
+	storage := a.storage
+	a.storage = &breakingStorage{storage, 1}
+	if err := a.Rewrap(t.Context(), ""); !errors.Is(err, errDown) {
+		t.Fatal(err)
+	}
+	a.storage, iss.store = storage, &fullStore{iss.store, true}
+	if err := a.Rewrap(t.Context(), ""); !errors.Is(err, errFull) {
+		t.Fatal(err)
+	}
+	_ = a.Cleanup()
+	if a, err = openTestApp(t, dir, ""); err != nil {
+		t.Fatal(err)
+	}
+	works(t, a, c.ClientID, secret, token)
+}
+
+func TestAMasterKeyIsNotLostWhereItsReplacementWasCutShort(t *testing.T) {
+	dir := t.TempDir()
+	a, err := openTestApp(t, dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, secret, token := clientWithToken(t, a.issuer.Load())
+	a.storage = &breakingStorage{a.storage, 1}
+	if err := a.Rewrap(t.Context(), ""); !errors.Is(err, errDown) {
+		t.Fatal(err)
+	}
+	_ = a.Cleanup()
+	if _, err := newTestApp(t, dir, "").ReplaceLostMasterKey(t.Context()); !errors.Is(err, ErrMasterKeyGood) {
+		t.Errorf("it was given up: %v", err)
+	}
+	if a, err = openTestApp(t, dir, ""); err != nil {
+		t.Fatal(err)
+	}
+	works(t, a, c.ClientID, secret, token)
 }
 
 func TestALostMasterKeyTakesNothingWithItButWhatItSealed(t *testing.T) {

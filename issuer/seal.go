@@ -80,27 +80,30 @@ func storedMasterKey(ctx context.Context, storage certmagic.Storage, sealedWith 
 	}
 	defer func() { _ = storage.Unlock(context.WithoutCancel(ctx), masterKeyFile) }()
 
-	key, found, err := loadMasterKey(ctx, storage, masterKeyFile)
+	key, found, err := findMasterKey(ctx, storage, sealedWith)
 	switch {
-	case err != nil:
-		return masterKey{}, err
-	case found && (sealedWith == "" || sealedWith == key.id):
-		return key, nil
+	case err != nil || found:
+		return key, err // if it is another one, the error that follows names both
 	case sealedWith == "":
 		return makeMasterKey(ctx, storage, masterKeyFile)
 	}
-	// A replacement may have been cut short when the store was sealed with it.
-	next, replaced, err := loadMasterKey(ctx, storage, nextMasterKeyFile)
-	switch {
-	case err != nil:
-		return masterKey{}, err
-	case replaced && next.id == sealedWith:
-		return next, promoteMasterKey(ctx, storage)
-	case !found:
-		return masterKey{}, fmt.Errorf("the master key %s is missing from Caddy's storage (%v), and what the store holds "+
-			"was sealed with it: bring the file back, or set master_key to that key", masterKeyFile, storage)
+	return masterKey{}, fmt.Errorf("the master key %s is missing from Caddy's storage (%v), and what the store holds "+
+		"was sealed with it: bring the file back, or set master_key to that key", masterKeyFile, storage)
+}
+
+// findMasterKey reads the master key of Caddy's storage, if it is there. A
+// replacement that was cut short when the store was sealed with it takes its
+// place first.
+func findMasterKey(ctx context.Context, storage certmagic.Storage, sealedWith string) (key masterKey, found bool, err error) {
+	key, found, err = loadMasterKey(ctx, storage, masterKeyFile)
+	if err != nil || sealedWith == "" || sealedWith == key.id {
+		return key, found, err
 	}
-	return key, nil // the error that follows names both
+	next, replaced, err := loadMasterKey(ctx, storage, nextMasterKeyFile)
+	if err == nil && replaced && next.id == sealedWith {
+		return next, true, promoteMasterKey(ctx, storage)
+	}
+	return key, found, err
 }
 
 // loadMasterKey reads a master key of Caddy's storage, if it is there.
