@@ -166,7 +166,7 @@ func (i *Issuer) RotateKey(ctx context.Context) (Key, error) {
 	if err != nil {
 		return Key{}, err
 	}
-	id := records.newest(func(r keyRecord) bool { return r.Next })
+	id := records.next(i.keyPolicy)
 	if id == "" {
 		if id, err = records.makeKey(i.keyPolicy, time.Now(), true); err != nil {
 			return Key{}, err
@@ -284,15 +284,21 @@ func (k keyRecords) settle(p keyPolicy, mark time.Duration, now moment, publishe
 		k[id] = record
 	}
 	maps.DeleteFunc(k, func(_ string, r keyRecord) bool {
-		return !r.Retired.IsZero() && r.Revoked.IsZero() && now.wall.After(r.Retired.Add(keyRetention))
+		return r.Revoked.IsZero() && (r.strayed(p) || !r.Retired.IsZero() && now.wall.After(r.Retired.Add(keyRetention)))
 	})
 	return signing, nil
+}
+
+// strayed reports whether the key was published for a configuration that does not
+// run, or does so no more.
+func (r keyRecord) strayed(p keyPolicy) bool {
+	return r.Next && p.given == nil && r.Algorithm != p.algorithm
 }
 
 // choose finds the key that signs among those that the server has made.
 func (k keyRecords) choose(p keyPolicy, now moment, publishedFor func(string, moment) time.Duration) (string, error) {
 	signing := k.newest(func(r keyRecord) bool { return !r.Next && r.Retired.IsZero() })
-	next := k.newest(func(r keyRecord) bool { return r.Next })
+	next := k.next(p)
 	switch {
 	case signing == "" && next != "": // the one that signed was revoked
 		return next, nil
@@ -315,6 +321,11 @@ func (k keyRecords) choose(p keyPolicy, now moment, publishedFor func(string, mo
 		publishedFor(next, now)
 	}
 	return signing, nil
+}
+
+// next returns the key that is published to follow the one that signs.
+func (k keyRecords) next(p keyPolicy) string {
+	return k.newest(func(r keyRecord) bool { return r.Next && r.Algorithm == p.algorithm })
 }
 
 // interrupted returns the key that has signed until the configuration brought one,

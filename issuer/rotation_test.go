@@ -294,6 +294,22 @@ func TestEachAlgorithmSignsAndVerifies(t *testing.T) {
 	}
 }
 
+func TestAConfigurationThatDoesNotComeToRunChangesNoKey(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	first := iss.keys().signing.id
+	begin := time.Now()
+	other := keyPolicy{master: iss.keyPolicy.master, algorithm: "EdDSA"}
+	if _, err := openKeyring(t.Context(), iss.registry, other, time.Hour, at(begin, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for _, after := range []time.Duration{time.Minute, keyLead + time.Minute} {
+		settleAt(t, iss, at(begin, after))
+		if got := published(iss); !slices.Equal(got, []string{first}) {
+			t.Errorf("after %v: published %v, want %s alone", after, got, first)
+		}
+	}
+}
+
 func TestAKeyOfTheConfigurationIsNotRotated(t *testing.T) {
 	st := openTestStore(t, t.TempDir())
 	given := makeKey(t, "ES256")
