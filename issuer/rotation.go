@@ -274,11 +274,12 @@ func (k keyRecords) settle(p keyPolicy, mark time.Duration, now moment, publishe
 	for id, record := range k {
 		switch {
 		case id == signing:
-			if record.Signs.IsZero() || record.Next || !record.Retired.IsZero() {
+			if record.Signs.IsZero() || record.Next || !record.Retired.IsZero() || record.Signs.After(now.wall) {
 				record.Signs = now.wall.UTC()
 			}
 			record.Next, record.Retired = false, time.Time{}
-		case !record.Next && record.Retired.IsZero():
+		case record.Next:
+		case record.Retired.IsZero() || record.Retired.After(now.wall.Add(mark)): // the clock was ahead
 			record.Retired = now.wall.Add(mark).UTC()
 		}
 		k[id] = record
@@ -308,9 +309,9 @@ func (k keyRecords) choose(p keyPolicy, now moment, publishedFor func(string, mo
 		}
 		return k.makeKey(p, now.wall, false)
 	case next != "":
-		// By both clocks: neither a clock that jumps nor a restart shortens it.
-		published := min(publishedFor(next, now), now.wall.Sub(k[next].Created))
-		if published >= keyLead {
+		// By the clock that can't be set, and that begins anew with the process: no
+		// clock that jumps shortens or prolongs it, and no restart shortens it.
+		if publishedFor(next, now) >= keyLead {
 			return next, nil
 		}
 	case p.due(k[signing], now.wall):

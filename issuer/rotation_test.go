@@ -138,6 +138,35 @@ func TestAClockThatJumpsSkipsNoPhase(t *testing.T) {
 	}
 }
 
+func TestAClockThatWasAheadProlongsNoPhase(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	iss.keyPolicy.rotate = 24 * time.Hour
+	const year = 365 * 24 * time.Hour
+	first := iss.keys().signing.id
+	begin := time.Now()
+	settleAt(t, iss, moment{begin.Add(year), 0})
+	if n := len(published(iss)); n != 2 {
+		t.Fatalf("%d keys are published, want the next one too", n)
+	}
+	settleAt(t, iss, at(begin, time.Minute)) // the clock is set right
+	phases := settleAt(t, iss, at(begin, keyLead+time.Minute))
+	second := iss.keys().signing.id
+	if phases[first] != KeyRetired {
+		t.Errorf("when the next was published for long enough: %v", phases)
+	}
+	settleAt(t, iss, moment{begin.Add(year), time.Hour})
+	settleAt(t, iss, moment{begin.Add(year), time.Hour + keyLead}) // a third signs
+	settleAt(t, iss, at(begin, 2*time.Hour))
+	settleAt(t, iss, at(begin, 4*time.Hour))
+	if got := published(iss); len(got) != 1 || got[0] == second {
+		t.Errorf("when the last token of the second has expired: published %v, with %s", got, second)
+	}
+	settleAt(t, iss, at(begin, 2*time.Hour+24*time.Hour-keyLead+time.Minute))
+	if n := len(published(iss)); n != 2 {
+		t.Errorf("a day after the third began to sign: %d keys are published, want one that follows it", n)
+	}
+}
+
 func TestAKeyKeepsItsPhaseThroughARestart(t *testing.T) {
 	dir := t.TempDir()
 	begin := time.Now()
