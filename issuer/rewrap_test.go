@@ -3,6 +3,7 @@ package issuer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -119,6 +120,28 @@ func TestAMasterKeyThatDoesNotFitTheConfigurationIsRefused(t *testing.T) {
 		if !errors.As(err, &input) || strings.Contains(err.Error(), "not a key") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// A store takes only so much in one transaction.
+func TestAMasterKeyIsReplacedThoughManyKeysHaveSigned(t *testing.T) {
+	a, err := openTestApp(t, t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	iss := a.issuer.Load()
+	begin := time.Now()
+	for n := range 30 * 24 { // as many as are kept of those that have signed for an hour each
+		id := fmt.Sprint("key", n)
+		box := iss.keyPolicy.master.seal(keyPrefix+id, make([]byte, 1800)) // as an RSA key
+		retired := keyRecords{id: {Private: &box, Algorithm: "RS256", Retired: begin}}
+		if err := retired.commit(t.Context(), iss.store, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settleAt(t, iss, at(begin, time.Second))
+	if err := a.Rewrap(t.Context(), ""); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -73,7 +73,8 @@ type keyRecord struct {
 	// Algorithm is not in records that were made when each kind of key had one.
 	Algorithm string    `json:"algorithm"`
 	Created   time.Time `json:"created"`
-	// Private is the key in PKCS#8, sealed; nil where the operator keeps it.
+	// Private is the key in PKCS#8, sealed; nil where the operator keeps it, and
+	// when the last token that it signed has expired.
 	Private *sealed `json:"private,omitempty"`
 	// Next says that it is published, and does not sign yet.
 	Next bool `json:"next,omitempty"`
@@ -281,6 +282,8 @@ func (k keyRecords) settle(p keyPolicy, mark time.Duration, now moment, publishe
 		case record.Next:
 		case record.Retired.IsZero() || record.Retired.After(now.wall.Add(mark)): // the clock was ahead
 			record.Retired = now.wall.Add(mark).UTC()
+		case record.Revoked.IsZero() && now.wall.After(record.Retired):
+			record.Private = nil // it signs nothing any more, and could only be stolen
 		}
 		k[id] = record
 	}
