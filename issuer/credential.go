@@ -284,7 +284,7 @@ const (
 	listedPrefix     = "listed/" // listed/<account>/<created>/<client id>, while not revoked
 	endedPrefix      = "ended/"  // ended/<when it was revoked, or expires>/<client id>
 
-	revokedTokenPrefix = "revoked_token/" // revoked_token/<client id>/<jti>, while the token would live
+	revokedTokenPrefix = "revoked_token/" // revoked_token/<client id>/<jti>, while the token would live, and clockSetBack longer
 	revokedUntilPrefix = "revoked_until/" // revoked_until/<when to remove it>/<client id>/<jti>
 )
 
