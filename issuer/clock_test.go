@@ -32,6 +32,34 @@ func TestAClockThatIsSetBackBringsNoExpiredTokenBack(t *testing.T) {
 	}
 }
 
+// Where tokens live shorter than that, all new ones have an expiry that was
+// refused before.
+func TestAClockThatIsSetBackByMoreThanALifetimeLetsNewTokensCount(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), 5*time.Minute, 100)
+	_, _, token := clientWithToken(t, iss)
+	iss.registry.refuseExpiry(time.Now().Add(time.Hour)) // the clock was an hour ahead
+	if reason := refused(t, iss, token); reason != "expired" {
+		t.Errorf("a token from before is refused as %q", reason)
+	}
+	_, _, token = clientWithToken(t, iss)
+	access, err := iss.Verify(t.Context(), token)
+	if err != nil {
+		t.Fatalf("a token that is issued after it: %v", err)
+	}
+	access.at = access.Token.Expires
+	if iss.refuse(access) == nil {
+		t.Error("it does not expire")
+	}
+	if reason := refused(t, iss, token); reason != "expired" {
+		t.Errorf("when it has, and the clock is set back again, it is refused as %q", reason)
+	}
+	_, _, token = clientWithToken(t, iss)
+	iss.registry.verified = newTokenCache(DefaultTokenCache)
+	if reason := refused(t, iss, token); reason != "expired" {
+		t.Errorf("one that is not remembered is refused as %q", reason)
+	}
+}
+
 func refusedOrNot(t *testing.T, iss *Issuer, token string) error {
 	t.Helper()
 	_, err := iss.Verify(t.Context(), token)

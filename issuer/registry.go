@@ -49,8 +49,8 @@ type registry struct {
 	started time.Time // the same, by the clock that can't be set
 
 	// refusedExpiry is the latest expiry, in Unix seconds, of all tokens that were
-	// refused as expired. None of that expiry is accepted again, whatever the clock
-	// is set to.
+	// refused as expired. None that had been issued with such an expiry is accepted
+	// again, whatever the clock is set to.
 	refusedExpiry atomic.Int64
 
 	published   map[string]time.Duration // for how long the store was open when a key was first published; guarded by mu

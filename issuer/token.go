@@ -79,6 +79,7 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 		epoch:    c.Epoch,
 		state:    st,
 	}}
+	t.reissued.Store(i.registry.expiryRefused(expires))
 	if t.text, err = key.sign(&t.Token); err != nil {
 		return nil, err
 	}

@@ -33,6 +33,9 @@ type Token struct {
 	// cleared is the version of the revoked tokens of its client that it was
 	// last found to be none of.
 	cleared atomic.Uint32
+	// reissued says that the clock was set back before it was issued, to where
+	// tokens of its expiry had been refused as expired, and that it was none of them.
+	reissued atomic.Bool
 }
 
 // Access is a token that counts now, and the credential that it was issued for
@@ -90,8 +93,9 @@ func (i *Issuer) refuse(a Access) error {
 		return &Refusal{"wrong issuer"}
 	case !a.at.Before(t.Expires):
 		t.state.registry.refuseExpiry(t.Expires)
+		t.reissued.Store(false)
 		return &Refusal{"expired"}
-	case t.Expires.Unix() <= t.state.registry.refusedExpiry.Load():
+	case t.state.registry.expiryRefused(t.Expires) && !t.reissued.Load():
 		return &Refusal{"expired"} // the clock was set back
 	case a.at.Before(t.notBefore):
 		return &Refusal{"not valid yet"}
@@ -111,6 +115,11 @@ func (r *registry) refuseExpiry(expires time.Time) {
 			return
 		}
 	}
+}
+
+// expiryRefused reports whether tokens of that expiry were refused as expired.
+func (r *registry) expiryRefused(expires time.Time) bool {
+	return expires.Unix() <= r.refusedExpiry.Load()
 }
 
 // verify checks all of a token that does not change with time. What costs
