@@ -193,6 +193,7 @@ func (a *App) Cleanup() error {
 	a.held = false
 	a.stop()
 	a.keeper.Wait()
+	a.issuer.Load().registry.letGo(a)
 	_, err := stores.Delete(a.engine.Identity())
 	return err
 }
@@ -222,6 +223,7 @@ func (a *App) Open() (*Issuer, error) {
 		return nil, err
 	}
 	a.held = true
+	shared.registry.hold(a)
 	ctx, a.stop = context.WithCancel(ctx)
 	a.keeper.Go(func() { iss.keepKeys(ctx) })
 	a.issuer.Store(iss)
@@ -239,8 +241,6 @@ func (a *App) openIssuer(ctx context.Context, shared *sharedStore) (*Issuer, err
 			return nil, err
 		}
 	}
-	shared.registry.verified.resize(a.TokenCache)
-	shared.registry.retention.Store(int64(a.Retention))
 	return openIssuer(ctx, a.policy, shared.registry, keys, a.fetcher)
 }
 

@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +45,10 @@ type registry struct {
 	mu   sync.Mutex
 	mark time.Duration        // the longest that any token of this store lives
 	used map[string]time.Time // assertions that were used, until they can't be good any more
+	// holders are the configurations that hold the store, in the order in which
+	// they came: one that fails while it starts goes before the one that it was to
+	// replace.
+	holders []*App
 
 	opened  time.Time // to the second, as assertions are dated
 	started time.Time // the same, by the clock that can't be set
@@ -128,6 +133,35 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 func (r *registry) close() {
 	close(r.stop)
 	r.done.Wait()
+}
+
+// hold has the settings of a configuration count, until it lets go.
+func (r *registry) hold(a *App) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.holders = append(r.holders, a)
+	r.adjust()
+}
+
+func (r *registry) letGo(a *App) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.holders = slices.DeleteFunc(r.holders, func(other *App) bool { return other == a })
+	r.adjust()
+}
+
+// adjust follows the settings of the holders. What is removed is gone, so that
+// takes all of them. The registry is locked.
+func (r *registry) adjust() {
+	if len(r.holders) == 0 {
+		return // it closes
+	}
+	retention := time.Duration(0)
+	for _, a := range r.holders {
+		retention = max(retention, time.Duration(a.Retention))
+	}
+	r.retention.Store(int64(retention))
+	r.verified.resize(r.holders[len(r.holders)-1].TokenCache)
 }
 
 // state returns the state of a credential, from memory or else from the store.

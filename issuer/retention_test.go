@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
@@ -65,6 +67,38 @@ func TestCredentialsThatHaveEndedLeaveTheDisk(t *testing.T) {
 	if reason := refused(t, iss, token); reason != "unknown client" {
 		t.Errorf("its token is refused as %q", reason)
 	}
+}
+
+func TestAConfigurationThatFailsTakesItsSettingsWithIt(t *testing.T) {
+	dir := t.TempDir()
+	running, failing, next := newTestApp(t, dir, ""), newTestApp(t, dir, ""), newTestApp(t, dir, "")
+	running.Retention = caddy.Duration(2 * time.Hour)
+	failing.Retention, failing.TokenCache = caddy.Duration(time.Hour), 1<<20
+	next.Retention, next.TokenCache = caddy.Duration(time.Hour), 2<<20
+	iss, err := running.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		when      string
+		do        func() error
+		retention time.Duration
+		cache     int64
+	}{
+		{"one starts", failing.Start, 2 * time.Hour, 1 << 20},
+		{"it has failed", failing.Cleanup, 2 * time.Hour, DefaultTokenCache},
+		{"another starts", next.Start, 2 * time.Hour, 2 << 20},
+		{"the first has ended", running.Cleanup, time.Hour, 2 << 20},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		retention, cache := time.Duration(iss.registry.retention.Load()), iss.registry.verified.max
+		if retention != step.retention || cache != step.cache {
+			t.Errorf("%s: retention %v, cache %d, want %v and %d", step.when, retention, cache, step.retention, step.cache)
+		}
+	}
+	_ = next.Cleanup()
 }
 
 func TestAStoreOfTheFirstFormatIsBroughtIntoTheCurrentOne(t *testing.T) {
