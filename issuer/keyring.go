@@ -44,7 +44,7 @@ const (
 // makes those that are missing. Keys that sign no more stay valid until mark, the
 // longest time that a token lives, has passed.
 func openKeyring(ctx context.Context, reg *registry, policy keyPolicy, mark time.Duration, now moment) (*keyring, error) {
-	ring := &keyring{verify: make(map[string]verifyKey), peppers: make(map[int]*pepper)}
+	ring := &keyring{peppers: make(map[int]*pepper)}
 	if err := ring.openPeppers(ctx, reg.store, policy.master); err != nil {
 		return nil, err
 	}
@@ -57,6 +57,9 @@ func openKeyring(ctx context.Context, reg *registry, policy keyPolicy, mark time
 		if err != nil {
 			return nil, err
 		}
+		if err := ring.open(records, signing, policy, now); err != nil { // then the keys stay as they are
+			return nil, err
+		}
 		err = records.commit(ctx, reg.store, before)
 		if errors.Is(err, store.ErrConflict) {
 			continue // another configuration has settled it
@@ -64,12 +67,13 @@ func openKeyring(ctx context.Context, reg *registry, policy keyPolicy, mark time
 		if err != nil {
 			return nil, fmt.Errorf("keeping the signing keys: %w", err)
 		}
-		return ring, ring.open(records, signing, policy, now)
+		return ring, nil
 	}
 }
 
 // open fills the ring with the keys that count now.
 func (r *keyring) open(records keyRecords, signing string, policy keyPolicy, now moment) error {
+	r.verify = make(map[string]verifyKey)
 	for id, record := range records {
 		if !record.counts(now.wall) {
 			continue

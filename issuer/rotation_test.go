@@ -3,6 +3,7 @@ package issuer
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -337,6 +338,39 @@ func TestAConfigurationThatDoesNotComeToRunChangesNoKey(t *testing.T) {
 			t.Errorf("after %v: published %v, want %s alone", after, got, first)
 		}
 	}
+}
+
+func TestANextKeyThatIsDamagedKeepsNothingFromWorking(t *testing.T) {
+	st := openTestStore(t, t.TempDir())
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	first := iss.keys().signing.id
+	next, err := iss.RotateKey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	records, before, err := readKeyRecords(t.Context(), st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	records[next.ID].Private.Box[0] ^= 1
+	if err := records.commit(t.Context(), st, before); err != nil {
+		t.Fatal(err)
+	}
+	iss.settling.Lock()
+	err = iss.settleKeys(t.Context(), at(time.Now(), keyLead+time.Minute))
+	iss.settling.Unlock()
+	if err == nil || !strings.Contains(err.Error(), next.ID+" is damaged") {
+		t.Errorf("when it is to sign: %v", err)
+	}
+	clientWithToken(t, iss)
+	again := newTestIssuer(t, st, time.Hour, 100)
+	if id := again.keys().signing.id; id != first {
+		t.Errorf("after a restart %s signs, want %s", id, first)
+	}
+	if err := again.RevokeKey(t.Context(), next.ID); err != nil {
+		t.Error(err)
+	}
+	settleAt(t, again, at(time.Now(), keyLead+time.Minute))
 }
 
 func TestAKeyOfTheConfigurationIsNotRotated(t *testing.T) {
