@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,7 +33,6 @@ type Issuer struct {
 
 	keyPolicy keyPolicy
 	ring      atomic.Pointer[keyring]
-	settling  sync.Mutex // held by who changes the keys, or reads them anew
 
 	verifying flights
 }
@@ -52,10 +50,13 @@ func openIssuer(ctx context.Context, policy Policy, reg *registry, keys keyPolic
 	if err != nil {
 		return nil, fmt.Errorf("noting the token lifetime: %w", err)
 	}
+	reg.settling.Lock()
+	defer reg.settling.Unlock()
 	ring, err := openKeyring(ctx, reg, keys, mark+clockMargin, reg.now())
 	if err != nil {
 		return nil, err
 	}
+	reg.master = keys.master
 	i := &Issuer{
 		policy:    policy,
 		audience:  []string{policy.Audience},

@@ -58,6 +58,9 @@ type registry struct {
 	// again, whatever the clock is set to.
 	refusedExpiry atomic.Int64
 
+	settling sync.Mutex // held by who changes the keys, or reads them anew
+	master   masterKey  // the one that the store is sealed with; guarded by settling
+
 	published   map[string]time.Duration // for how long the store was open when a key was first published; guarded by mu
 	revokedKeys atomic.Pointer[map[string]bool]
 

@@ -76,8 +76,7 @@ func (a *App) rewrapStored(ctx context.Context, iss *Issuer) error {
 
 // reseal seals what the store holds with another master key, in one transaction.
 func (i *Issuer) reseal(ctx context.Context, to masterKey) error {
-	i.settling.Lock()
-	defer i.settling.Unlock()
+	defer i.lockKeys()()
 	for {
 		batch, err := resealed(ctx, i.store, i.keyPolicy.master, to)
 		if err != nil {
@@ -90,7 +89,7 @@ func (i *Issuer) reseal(ctx context.Context, to masterKey) error {
 		if err != nil {
 			return fmt.Errorf("sealing the store with another master key: %w", err)
 		}
-		i.keyPolicy.master = to
+		i.registry.master, i.keyPolicy.master = to, to
 		return i.settleKeys(ctx, i.registry.now())
 	}
 }

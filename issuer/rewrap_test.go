@@ -123,6 +123,37 @@ func TestAMasterKeyThatDoesNotFitTheConfigurationIsRefused(t *testing.T) {
 	}
 }
 
+// One may have started when the other, which still ran, was told to.
+func TestAMasterKeyIsReplacedInAllConfigurations(t *testing.T) {
+	dir := t.TempDir()
+	running, err := openTestApp(t, dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, secret, token := clientWithToken(t, running.issuer.Load())
+	next, err := openTestApp(t, dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := running.Rewrap(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	_ = running.Cleanup()
+	if _, err := next.issuer.Load().RotateKey(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := next.Rewrap(t.Context(), ""); err != nil {
+		t.Error(err)
+	}
+	_ = next.Cleanup()
+	again, err := openTestApp(t, dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	settleAt(t, again.issuer.Load(), at(time.Now(), keyLead+time.Minute))
+	works(t, again, c.ClientID, secret, token)
+}
+
 // A store takes only so much in one transaction.
 func TestAMasterKeyIsReplacedThoughManyKeysHaveSigned(t *testing.T) {
 	a, err := openTestApp(t, t.TempDir(), "")

@@ -158,8 +158,7 @@ func (r keyRecord) describe(id, signing string) Key {
 // returns it: one that was published before, if there is one. It returns
 // ErrGivenKey where the server makes no keys.
 func (i *Issuer) RotateKey(ctx context.Context) (Key, error) {
-	i.settling.Lock()
-	defer i.settling.Unlock()
+	defer i.lockKeys()()
 	if i.keyPolicy.given != nil {
 		return Key{}, ErrGivenKey
 	}
@@ -186,8 +185,7 @@ func (i *Issuer) RotateKey(ctx context.Context) (Key, error) {
 // the one that signs, another takes its place at once. It returns ErrNoKey where
 // there is no such key, and ErrGivenKey where the configuration brings it.
 func (i *Issuer) RevokeKey(ctx context.Context, id string) error {
-	i.settling.Lock()
-	defer i.settling.Unlock()
+	defer i.lockKeys()()
 	if given := i.keyPolicy.given; given != nil && given.id == id {
 		return ErrGivenKey
 	}
@@ -224,9 +222,9 @@ func (i *Issuer) keepKeys(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			i.settling.Lock()
+			unlock := i.lockKeys()
 			err := i.settleKeys(ctx, i.registry.now())
-			i.settling.Unlock()
+			unlock()
 			if err != nil && ctx.Err() == nil {
 				keyLog().Error("looking at the signing keys: they stay as they are", zap.Error(err))
 			}
@@ -234,8 +232,16 @@ func (i *Issuer) keepKeys(ctx context.Context) {
 	}
 }
 
-// settleKeys sees to what others have done with the keys, and time. The lock
-// settling is held.
+// lockKeys keeps all configurations of the store from changing its keys. Another
+// one may have replaced the master key.
+func (i *Issuer) lockKeys() (unlock func()) {
+	i.registry.settling.Lock()
+	i.keyPolicy.master = i.registry.master
+	return i.registry.settling.Unlock
+}
+
+// settleKeys sees to what others have done with the keys, and time. The keys are
+// locked.
 func (i *Issuer) settleKeys(ctx context.Context, now moment) error {
 	ring, err := openKeyring(ctx, i.registry, i.keyPolicy, i.registry.longestLifetime()+clockMargin, now)
 	if err != nil {

@@ -14,8 +14,7 @@ func at(begin time.Time, after time.Duration) moment { return moment{begin.Add(a
 // settleAt has the issuer look at its keys at a moment, and returns their phases.
 func settleAt(t *testing.T, iss *Issuer, now moment) map[string]KeyPhase {
 	t.Helper()
-	iss.settling.Lock()
-	defer iss.settling.Unlock()
+	defer iss.lockKeys()()
 	if err := iss.settleKeys(t.Context(), now); err != nil {
 		t.Fatal(err)
 	}
@@ -356,9 +355,9 @@ func TestANextKeyThatIsDamagedKeepsNothingFromWorking(t *testing.T) {
 	if err := records.commit(t.Context(), st, before); err != nil {
 		t.Fatal(err)
 	}
-	iss.settling.Lock()
+	unlock := iss.lockKeys()
 	err = iss.settleKeys(t.Context(), at(time.Now(), keyLead+time.Minute))
-	iss.settling.Unlock()
+	unlock()
 	if err == nil || !strings.Contains(err.Error(), next.ID+" is damaged") {
 		t.Errorf("when it is to sign: %v", err)
 	}
