@@ -159,18 +159,23 @@ func (i *Issuer) List(ctx context.Context, account string) ([]*Credential, error
 	if account != "" {
 		prefix += account + "/"
 	}
-	var ids []string
+	var listed []string
 	err := i.store.Scan(ctx, prefix, func(key string, _ []byte) error {
-		ids = append(ids, key[len(key)-32:])
+		listed = append(listed, key)
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing credentials: %w", err)
 	}
 	now := time.Now()
-	active := make([]*Credential, 0, len(ids))
-	for _, id := range ids {
-		c, err := i.registry.read(ctx, id)
+	active := make([]*Credential, 0, len(listed))
+	for _, key := range listed {
+		c, err := i.registry.read(ctx, key[len(key)-32:])
+		if errors.Is(err, store.ErrNotFound) {
+			if _, err := i.store.Get(ctx, key); errors.Is(err, store.ErrNotFound) {
+				continue // it was removed meanwhile
+			}
+		}
 		if err != nil {
 			return nil, fmt.Errorf("listing credentials: %w", err)
 		}

@@ -69,6 +69,34 @@ func TestCredentialsThatHaveEndedLeaveTheDisk(t *testing.T) {
 	}
 }
 
+func TestAListIsMadeWhileWhatHasEndedIsRemoved(t *testing.T) {
+	hooked := &hookedStore{Store: openTestStore(t, t.TempDir())}
+	iss := newTestIssuer(t, hooked, time.Hour, 100)
+	active, _, _ := clientWithToken(t, iss)
+	expired, _, err := iss.Create(t.Context(), Draft{Expires: time.Now().Add(time.Minute)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hooked.afterGet = func(string) { // of the first
+		hooked.afterGet = nil
+		if err := iss.registry.sweep(t.Context(), time.Now().Add(2*DefaultRetention)); err != nil {
+			t.Error(err)
+		}
+	}
+	if all, err := iss.List(t.Context(), ""); err != nil || len(all) != 1 || all[0].ClientID != active.ClientID {
+		t.Errorf("List = %v, %v, want %s alone", all, err, active.ClientID)
+	}
+	if left := keys(t, hooked, credentialKey(expired.ClientID)); len(left) > 0 {
+		t.Error("the other one was not removed: the test tests nothing")
+	}
+	if err := hooked.Commit(t.Context(), store.Batch{Deletes: []string{credentialKey(active.ClientID)}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := iss.List(t.Context(), ""); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("List = %v where a record is lost", err)
+	}
+}
+
 func TestAConfigurationThatFailsTakesItsSettingsWithIt(t *testing.T) {
 	dir := t.TempDir()
 	running, failing, next := newTestApp(t, dir, ""), newTestApp(t, dir, ""), newTestApp(t, dir, "")
