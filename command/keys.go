@@ -98,7 +98,9 @@ key of then: keep it by export-key, or make a new backup. For example:
 			if err != nil {
 				return err
 			}
-			to.Key = strings.TrimSpace(string(text))
+			if to.Key = strings.TrimSpace(string(text)); to.Key == "" { // it would ask for one of the server's
+				return fmt.Errorf("%s is empty: make a key with: openssl rand -base64 32", file)
+			}
 		}
 		if err := m.rewrap(to); err != nil {
 			return err
@@ -114,7 +116,7 @@ key of then: keep it by export-key, or make a new backup. For example:
 }
 
 func replaceLostMasterKeyCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "replace-lost-master-key",
 		Short: "Begins anew with a master key when the one is lost that the store was sealed with",
 		Long: `
@@ -125,24 +127,24 @@ signs. Credentials stay, tokens stay valid until they expire, and clients that
 authenticate by keys of their own go on. It opens the store itself, so no server
 may hold it, and prints the credentials that need to be created anew.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			fl := caddycmd.Flags{FlagSet: cmd.Flags()}
-			app, err := offlineApp(configFile(fl, true), fl.String("adapter"), nil)
-			if err != nil {
-				return err
-			}
-			lost, err := app.ReplaceLostMasterKey(context.Background())
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "The secrets of these %d credentials work no more: create them anew, and revoke these.\n", len(lost))
-			list, err := json.Marshal(handler.AdminList(lost))
-			if err != nil {
-				return err
-			}
-			return printList(cmd.OutOrStdout(), list, false)
-		},
 	}
+	runPlain(cmd, func(cmd *cobra.Command, fl caddycmd.Flags, _ []string) error {
+		app, err := configuredApp(fl)
+		if err != nil {
+			return err
+		}
+		lost, err := app.ReplaceLostMasterKey(context.Background())
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "The secrets of these %d credentials work no more: create them anew, and revoke these.\n", len(lost))
+		list, err := json.Marshal(handler.AdminList(lost))
+		if err != nil {
+			return err
+		}
+		return printList(cmd.OutOrStdout(), list, false)
+	})
+	return cmd
 }
 
 func printKeys(w io.Writer, list []byte, asJSON bool) error {

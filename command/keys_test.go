@@ -109,6 +109,11 @@ func TestTheMasterKeyIsReplacedUnderARunningServer(t *testing.T) {
 	wantStatus(t, s, token, 200)
 	s.Token(t, c)
 	fail(t, s, []string{"rewrap", "--to", file}, "leave it out")
+	write(t, s, "empty", []byte("\n"))
+	fail(t, s, []string{"rewrap", "--to", "empty"}, "empty", "openssl")
+	if again, err := os.ReadFile(file); err != nil || string(again) != string(after) {
+		t.Errorf("the master key was replaced, though another was meant: %v", err)
+	}
 	for _, log := range []string{string(before), string(after)} {
 		text, err := os.ReadFile(filepath.Join(s.Dir, "log"))
 		if err != nil || strings.Contains(string(text), strings.TrimSpace(log)) {
@@ -118,6 +123,7 @@ func TestTheMasterKeyIsReplacedUnderARunningServer(t *testing.T) {
 }
 
 func TestALostMasterKeyIsReplacedByACommand(t *testing.T) {
+	fail(t, testserver.New(t), []string{"replace-lost-master-key"}, "name the configuration by --config")
 	s := simple(t)
 	c := create(t, s, "--name", "robot")
 	token := s.Token(t, c)
