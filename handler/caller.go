@@ -104,6 +104,10 @@ func (c *ClientCredentials) refuseCaller(w http.ResponseWriter, r *http.Request,
 
 // failCaller answers where the server cannot tell.
 func (c *ClientCredentials) failCaller(w http.ResponseWriter, r *http.Request, doing string, err error) {
+	if isClientGone(r, err) {
+		w.WriteHeader(statusClientGone) // for the access log: nobody reads it
+		return
+	}
 	c.logger.Error("request failed", zap.String("doing", doing), zap.Error(err))
 	w.Header().Set("Retry-After", retryAfter)
 	writeTokenError(w, r, http.StatusServiceUnavailable, "temporarily_unavailable", "the server can't do this now")

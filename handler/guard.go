@@ -203,7 +203,17 @@ func cannotTell(err error) *refusal {
 // clientGone is what nobody reads any more, with the status that Caddy's own
 // handlers have for it.
 func clientGone() *refusal {
-	return &refusal{status: 499, reason: "client went away"}
+	return &refusal{status: statusClientGone, reason: reasonClientGone}
+}
+
+const (
+	statusClientGone = 499
+	reasonClientGone = "client went away"
+)
+
+// isClientGone reports whether the error is that nobody waits for the answer.
+func isClientGone(r *http.Request, err error) bool {
+	return r.Context().Err() != nil && errors.Is(err, r.Context().Err())
 }
 
 // retryAfter is how many seconds a client is told to wait where the server

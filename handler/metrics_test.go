@@ -1,13 +1,20 @@
 package handler_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/big"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/clientcredentials/caddy-client-credentials/handler"
 	"github.com/clientcredentials/caddy-client-credentials/internal/testserver"
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
@@ -71,5 +78,52 @@ func TestCountersGoOnThroughReloads(t *testing.T) {
 		if got := after[counter] - before[counter]; got != want {
 			t.Errorf("%s rose by %d, want %d", counter, got, want)
 		}
+	}
+}
+
+// A failure of the store is for the operator to mend.
+func TestAClientThatGoesAwayIsNoFailureOfTheServer(t *testing.T) {
+	s := run(t, site("", "", "client_credentials\nreverse_proxy {{upstream}}"))
+	c := s.CreateWith(t)
+	token := resigned(s.Token(t, c), joined(big.NewInt(1), big.NewInt(1))) // whose signature is checked
+	ctx := caddy.ActiveContext()
+	endpoint, guard := new(handler.ClientCredentials), new(handler.BearerAuth)
+	if err := errors.Join(endpoint.Provision(ctx), guard.Provision(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = endpoint.Cleanup() })
+	before := metrics(t, s)
+	gone, goAway := context.WithCancel(t.Context())
+	goAway()
+	for path, h := range map[string]caddyhttp.MiddlewareHandler{"/x": guard, tokenPath: endpoint} {
+		r := httptest.NewRequestWithContext(gone, "POST", path, strings.NewReader(byGrant))
+		r.Header.Set("Content-Type", formType)
+		unknown := s.CreateWith(t) // to the memory of the server
+		r.Header.Set("Authorization", basic(unknown.ClientID, unknown.Secret))
+		if h == guard {
+			r.Header.Set("Authorization", "Bearer "+token)
+		}
+		w := httptest.NewRecorder()
+		err := h.ServeHTTP(w, caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, new(caddyhttp.Server)), caddyhttp.HandlerFunc(noNext))
+		if refused, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
+			w.Code = refused.StatusCode
+		}
+		if w.Code != 499 {
+			t.Errorf("%s: status %d, %v", path, w.Code, err)
+		}
+	}
+	after := metrics(t, s)
+	for counter, want := range map[string]int{
+		`requests_total{reason="client went away",result="refused"}`: 1,
+		`tokens_total{reason="client went away",result="refused"}`:   1,
+		`requests_total{reason="cannot tell",result="failed"}`:       0,
+		`tokens_total{reason="cannot tell",result="failed"}`:         0,
+	} {
+		if got := after[counter] - before[counter]; got != want {
+			t.Errorf("%s rose by %d, want %d", counter, got, want)
+		}
+	}
+	if log := s.Log(t); strings.Contains(log, `"request failed"`) {
+		t.Error("the log tells of a failure")
 	}
 }

@@ -136,7 +136,11 @@ func (c *ClientCredentials) writeTokenRefusal(w http.ResponseWriter, r *http.Req
 }
 
 func (c *ClientCredentials) failToken(w http.ResponseWriter, r *http.Request, err error) {
-	countToken("failed", "cannot tell")
+	if isClientGone(r, err) {
+		countToken("refused", reasonClientGone)
+	} else {
+		countToken("failed", "cannot tell")
+	}
 	c.failCaller(w, r, "issuing a token", err)
 }
 
