@@ -42,7 +42,9 @@ func (i *Issuer) KeySet() KeySet {
 	ring := i.keys()
 	keys := make([]jwk, 0, len(ring.verify))
 	for _, key := range ring.verify {
-		keys = append(keys, key.jwk)
+		if !i.registry.keyRevoked(key.id) {
+			keys = append(keys, key.jwk)
+		}
 	}
 	slices.SortFunc(keys, func(a, b jwk) int {
 		switch signing := ring.signing.id; signing {

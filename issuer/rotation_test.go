@@ -263,6 +263,32 @@ func TestTheNextKeySignsAtOnceWhereTheFirstIsRevoked(t *testing.T) {
 	}
 }
 
+func TestAKeyIsRevokedThoughNoOtherCanBeMade(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	c, secret, token := clientWithToken(t, iss)
+	full := &fullStore{iss.registry.store, true}
+	iss.registry.store = full // that of the issuer takes the revocation
+	if err := iss.RevokeKey(t.Context(), iss.keys().signing.id); err != nil {
+		t.Fatal(err)
+	}
+	if reason := refused(t, iss, token); reason != "unknown key" || len(published(iss)) > 0 {
+		t.Errorf("its token is refused as %q, published %v", reason, published(iss))
+	}
+	var refused *TokenError
+	if _, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret)); err == nil || errors.As(err, &refused) {
+		t.Errorf("a token request: %v, want that it can't be answered now", err)
+	}
+	full.full = false
+	settleAt(t, iss, at(time.Now(), 0))
+	issued, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := iss.Verify(t.Context(), issued.Token); err != nil {
+		t.Error(err)
+	}
+}
+
 // It was replaced for a reason, which may have been that it was stolen.
 func TestARetiredKeyDoesNotSignAgainWhereItsSuccessorIsRevoked(t *testing.T) {
 	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -88,6 +89,9 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 	// not.
 	if st.credential.Load().Epoch != c.Epoch {
 		return nil, refuseClient(c.ClientID, "revoked")
+	}
+	if t.keyRevoked() {
+		return nil, errors.New("the signing key was revoked, and no other signs yet")
 	}
 	i.registry.verified.add(t) // so that its first use needs no check of what was signed just now
 	return &IssuedToken{Token: t.text, ExpiresIn: expires.Sub(issuedAt), Scope: t.Scope}, nil
