@@ -196,7 +196,11 @@ func (i *Issuer) RevokeKey(ctx context.Context, id string) error {
 			return err
 		}
 		record, known := records[id]
-		if !known || !record.Revoked.IsZero() {
+		switch {
+		case !known:
+			return ErrNoKey
+		case !record.Revoked.IsZero():
+			i.registry.revokeKey(id) // the disk may have taken it, and failed after that
 			return ErrNoKey
 		}
 		record.Revoked = time.Now().UTC()

@@ -289,6 +289,29 @@ func TestAKeyIsRevokedThoughNoOtherCanBeMade(t *testing.T) {
 	}
 }
 
+func TestARevocationOfAKeyThatOnlyTheStoreKnowsCountsWhenItIsTriedAgain(t *testing.T) {
+	st := openTestStore(t, t.TempDir())
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	_, _, token := clientWithToken(t, iss)
+	id := iss.keys().signing.id
+	records, before, err := readKeyRecords(t.Context(), st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := records[id]
+	record.Revoked = time.Now()
+	records[id] = record
+	if err := records.commit(t.Context(), st, before); err != nil {
+		t.Fatal(err)
+	}
+	if err := iss.RevokeKey(t.Context(), id); !errors.Is(err, ErrNoKey) {
+		t.Errorf("RevokeKey = %v", err)
+	}
+	if reason := refused(t, iss, token); reason != "unknown key" {
+		t.Errorf("its token is refused as %q", reason)
+	}
+}
+
 // It was replaced for a reason, which may have been that it was stolen.
 func TestARetiredKeyDoesNotSignAgainWhereItsSuccessorIsRevoked(t *testing.T) {
 	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
