@@ -48,6 +48,9 @@ func openKeyring(ctx context.Context, reg *registry, policy keyPolicy, mark time
 	if err := ring.openPeppers(ctx, reg.store, policy.master); err != nil {
 		return nil, err
 	}
+	if policy.given != nil {
+		reg.unpublish()
+	}
 	for {
 		records, before, err := readKeyRecords(ctx, reg.store)
 		if err != nil {
@@ -75,7 +78,7 @@ func openKeyring(ctx context.Context, reg *registry, policy keyPolicy, mark time
 func (r *keyring) open(records keyRecords, signing string, policy keyPolicy, now moment) error {
 	r.verify = make(map[string]verifyKey)
 	for id, record := range records {
-		if !record.counts(now.wall) {
+		if !record.counts(now.wall) || record.Next && policy.given != nil { // it would never sign
 			continue
 		}
 		public, err := x509.ParsePKIXPublicKey(record.Public)

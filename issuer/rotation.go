@@ -115,6 +115,13 @@ func (r *registry) publishedFor(id string, now moment) time.Duration {
 	return now.running - since
 }
 
+// unpublish has that time begin anew for all keys.
+func (r *registry) unpublish() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.published)
+}
+
 // Keys returns the signing keys: the one that signs first, and the others by
 // their age.
 func (i *Issuer) Keys(ctx context.Context) ([]Key, error) {
@@ -317,11 +324,12 @@ func (k keyRecords) choose(p keyPolicy, now moment, publishedFor func(string, mo
 	signing := k.newest(func(r keyRecord) bool { return !r.Next && r.Retired.IsZero() })
 	next := k.next(p)
 	switch {
-	case signing == "" && next != "": // the one that signed was revoked
-		return next, nil
 	case signing == "":
 		if last := k.interrupted(now.wall); last != "" {
 			return last, nil
+		}
+		if next != "" { // the one that signed was revoked
+			return next, nil
 		}
 		return k.makeKey(p, now.wall, false)
 	case next != "":
@@ -349,7 +357,7 @@ func (k keyRecords) next(p keyPolicy) string {
 // while its tokens live: no key signs again that counts no more, or that was
 // replaced by one which was revoked since.
 func (k keyRecords) interrupted(now time.Time) string {
-	last := k.newest(func(r keyRecord) bool { return r.counts(now) })
+	last := k.newest(func(r keyRecord) bool { return !r.Next && r.counts(now) })
 	for _, r := range k {
 		if r.Private != nil && !r.Revoked.IsZero() && r.Created.After(k[last].Created) {
 			return ""

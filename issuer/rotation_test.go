@@ -421,6 +421,32 @@ func TestANextKeyThatIsDamagedKeepsNothingFromWorking(t *testing.T) {
 	settleAt(t, again, at(time.Now(), keyLead+time.Minute))
 }
 
+func TestAKeyOfTheConfigurationNeitherPublishesNorHastensTheNextOne(t *testing.T) {
+	st := openTestStore(t, t.TempDir())
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	first := iss.keys().signing.id
+	next, err := iss.RotateKey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := makeKey(t, "ES256")
+	other := &Issuer{store: st, registry: iss.registry, keyPolicy: keyPolicy{master: iss.keyPolicy.master, given: &given}}
+	other.ring.Store(iss.keys())
+	settleAt(t, other, at(time.Now(), keyLead/2))
+	if got := published(other); !slices.Equal(got, []string{given.id, first}) {
+		t.Errorf("published %v, want %s and %s", got, given.id, first)
+	}
+	for _, after := range []time.Duration{keyLead / 2, keyLead + time.Minute} { // that configuration is gone
+		phases := settleAt(t, iss, at(time.Now(), after))
+		if phases[first] != KeySigning || phases[next.ID] != KeyNext || !slices.Contains(published(iss), next.ID) {
+			t.Errorf("after %v: phases %v, published %v", after, phases, published(iss))
+		}
+	}
+	if phases := settleAt(t, iss, at(time.Now(), 3*keyLead)); phases[next.ID] != KeySigning {
+		t.Errorf("when it was published for long enough: phases %v", phases)
+	}
+}
+
 func TestAKeyOfTheConfigurationIsNotRotated(t *testing.T) {
 	st := openTestStore(t, t.TempDir())
 	given := makeKey(t, "ES256")
