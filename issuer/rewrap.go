@@ -89,8 +89,8 @@ func (i *Issuer) reseal(ctx context.Context, to masterKey) error {
 		if err != nil {
 			return fmt.Errorf("sealing the store with another master key: %w", err)
 		}
-		i.registry.master, i.keyPolicy.master = to, to
-		return i.settleKeys(ctx, i.registry.now())
+		i.registry.master = to
+		return nil
 	}
 }
 

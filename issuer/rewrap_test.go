@@ -154,6 +154,23 @@ func TestAMasterKeyIsReplacedInAllConfigurations(t *testing.T) {
 	works(t, again, c.ClientID, secret, token)
 }
 
+// Who is told of a failure keeps the former key, and throws the new one away.
+func TestAReplacementOfTheMasterKeyThatIsDoneIsNoFailure(t *testing.T) {
+	a, err := openTestApp(t, t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	iss := a.issuer.Load()
+	iss.keyPolicy.algorithm = "EdDSA" // whose key is to be made
+	full := &fullStore{iss.registry.store, true}
+	iss.registry.store = full // that of the issuer takes what is sealed anew
+	if err := a.Rewrap(t.Context(), ""); err != nil {
+		t.Error(err)
+	}
+	full.full = false
+	settleAt(t, iss, at(time.Now(), 0))
+}
+
 // A store takes only so much in one transaction.
 func TestAMasterKeyIsReplacedThoughManyKeysHaveSigned(t *testing.T) {
 	a, err := openTestApp(t, t.TempDir(), "")
