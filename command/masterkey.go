@@ -92,5 +92,8 @@ func writeNew(name, text string) error {
 		return err
 	}
 	_, err = file.WriteString(text)
-	return errors.Join(err, file.Sync(), file.Close())
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		_ = os.Remove(name) // a part of a key is none
+	}
+	return err
 }

@@ -12,7 +12,7 @@ const AdminBackupPath = AdminPath + "/backup"
 
 // backupStall is how long a client may take for a part of a backup: the store
 // keeps what it has deleted, and does not close, while it is being read.
-const backupStall = 10 * time.Second
+const backupStall = 3 * time.Second
 
 func (a AdminAPI) serveBackup(w http.ResponseWriter, r *http.Request) error {
 	iss, err := a.issuer(r)

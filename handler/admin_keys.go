@@ -34,6 +34,7 @@ func (a AdminAPI) serveKeys(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return adminError(err)
 		}
+		adminLog().Info("signing keys listed", zap.String("remote", r.RemoteAddr))
 		writeBody(w, http.StatusOK, "application/json", marshal(keys))
 	case http.MethodPost:
 		key, err := iss.RotateKey(r.Context())

@@ -83,7 +83,7 @@ type App struct {
 	ClientJWKSURI string `json:"client_jwks_uri,omitempty"`
 
 	// How long a credential is kept that was revoked, or has expired, after its
-	// last token has expired: until then, it is known what it was. At least 1h.
+	// last token has expired. At least 1h.
 	// Default: `30d`
 	Retention caddy.Duration `json:"retention,omitempty"`
 

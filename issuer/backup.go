@@ -207,8 +207,10 @@ func (a *App) requireMasterKey(ctx context.Context, id string) error {
 	return nil
 }
 
-// requireRecords returns an error where the store is empty: most likely, it is
-// not the one that was meant, and was made just now.
+var errEmptyStore = errors.New("the store is empty: is it the one that is meant?")
+
+// requireRecords returns errEmptyStore where the store is empty: most likely, it
+// is not the one that was meant, and was made just now.
 func requireRecords(ctx context.Context, st store.Store) error {
 	err := st.Scan(ctx, "", func(string, []byte) error { return errEnough })
 	switch {
@@ -217,7 +219,7 @@ func requireRecords(ctx context.Context, st store.Store) error {
 	case err != nil:
 		return err
 	}
-	return errors.New("the store is empty: is it the one that is meant?")
+	return errEmptyStore
 }
 
 // lostCredential is what counts of a credential of the lost store.
@@ -268,7 +270,7 @@ func beginAnew(ctx context.Context, st store.Store, lost map[string]lostCredenti
 	}
 	defer reg.close()
 	iss := &Issuer{store: st, registry: reg} // it has no keys, and needs none for this
-	if _, err := iss.EndAllTokens(ctx); err != nil {
+	if _, err := iss.endAllTokens(ctx); err != nil {
 		return nil, err
 	}
 	if err := dropKeys(ctx, st); err != nil {

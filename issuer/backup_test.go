@@ -47,7 +47,7 @@ func TestOnlyWhatACredentialSaysIsAChangeOfIt(t *testing.T) {
 	if err := backup.Fill(t.Context(), lost, &file, func() error { return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := newTestIssuer(t, lost, time.Hour, 10).EndAllTokens(t.Context()); err != nil {
+	if _, err := newTestIssuer(t, lost, time.Hour, 10).endAllTokens(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	c := *changed

@@ -35,7 +35,12 @@ type formatRecord struct {
 // current format, so that the release before can still be gone back to.
 func saveOldFormat(ctx context.Context, st store.Store, dir string) error {
 	format, err := readFormat(ctx, st)
-	if err != nil || format >= currentFormat || requireRecords(ctx, st) != nil {
+	if err != nil || format >= currentFormat {
+		return err
+	}
+	if err := requireRecords(ctx, st); errors.Is(err, errEmptyStore) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -14,10 +14,10 @@ import (
 // takes in one, in bytes.
 const generationBatch = 128 << 10
 
-// EndAllTokens starts a new generation of the store: it durably ends every
+// endAllTokens starts a new generation of the store: it durably ends every
 // token of every credential, and returns of how many. What it has ended stays so
 // where it fails, and it may be called again.
-func (i *Issuer) EndAllTokens(ctx context.Context) (int, error) {
+func (i *Issuer) endAllTokens(ctx context.Context) (int, error) {
 	var ids []string
 	err := i.store.Scan(ctx, credentialPrefix, func(key string, _ []byte) error {
 		ids = append(ids, key[len(credentialPrefix):])

@@ -21,8 +21,8 @@ func TestANewGenerationEndsTheTokensOfAllCredentialsAndNothingElse(t *testing.T)
 	if err := iss.Revoke(t.Context(), "", ids[0]); err != nil {
 		t.Fatal(err)
 	}
-	if ended, err := iss.EndAllTokens(t.Context()); err != nil || ended != clients {
-		t.Fatalf("EndAllTokens = %d, %v, want %d", ended, err, clients)
+	if ended, err := iss.endAllTokens(t.Context()); err != nil || ended != clients {
+		t.Fatalf("endAllTokens = %d, %v, want %d", ended, err, clients)
 	}
 	check := func(iss *Issuer) {
 		t.Helper()
@@ -86,8 +86,8 @@ func TestAGenerationAndRevocationsAtOnceLoseNeither(t *testing.T) {
 			}
 		}
 	}
-	if ended, err := iss.EndAllTokens(t.Context()); err != nil || ended != 2 || !revoked.Load() {
-		t.Fatalf("EndAllTokens = %d, %v", ended, err)
+	if ended, err := iss.endAllTokens(t.Context()); err != nil || ended != 2 || !revoked.Load() {
+		t.Fatalf("endAllTokens = %d, %v", ended, err)
 	}
 	for _, token := range []string{token, other} {
 		if _, err := iss.Verify(t.Context(), token); !isRefusal(err) {

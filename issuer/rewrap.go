@@ -87,7 +87,7 @@ func (i *Issuer) reseal(ctx context.Context, to masterKey) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("sealing the store with another master key: %w", err)
+			return fmt.Errorf("sealing the store with another master key: keep both until the store has opened with one of them: %w", err)
 		}
 		i.registry.master = to
 		return nil

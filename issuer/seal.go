@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"strings"
 
 	"github.com/caddyserver/certmagic"
@@ -132,6 +133,14 @@ func makeMasterKey(ctx context.Context, storage certmagic.Storage, file string) 
 func storeMasterKey(ctx context.Context, storage certmagic.Storage, file, text string) error {
 	if err := storage.Store(ctx, file, []byte(text+"\n")); err != nil {
 		return fmt.Errorf("keeping a new master key in Caddy's storage: %w", err)
+	}
+	// Files are synced by the storage, but not their names: the store must not be
+	// sealed with a key that a power cut can take.
+	if files, ok := storage.(*certmagic.FileStorage); ok {
+		dir := filepath.Dir(files.Filename(file))
+		if err := errors.Join(syncDirectory(dir), syncDirectory(filepath.Dir(dir))); err != nil {
+			return fmt.Errorf("keeping a new master key in Caddy's storage: %w", err)
+		}
 	}
 	// What was read back is what a restart will read.
 	again, err := storage.Load(ctx, file)
