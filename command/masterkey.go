@@ -30,6 +30,14 @@ forge tokens: keep them in different places.`,
 		if err != nil {
 			return err
 		}
+		unfinished, err := app.UnfinishedMasterKey(context.Background())
+		if err != nil {
+			return err
+		}
+		if unfinished != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "A replacement of the master key was cut short, and the store may be sealed with master key %s instead:\n"+
+				"start the server, and then export the key that backups name.\n", unfinished)
+		}
 		if len(args) > 0 {
 			if err := writeNew(args[0], key+"\n"); err != nil {
 				return err

@@ -88,3 +88,23 @@ func TestTheMasterKeyIsMovedByExportAndImport(t *testing.T) {
 		t.Errorf("%d credentials are listed", n)
 	}
 }
+
+func TestAReplacementThatWasCutShortIsToldByExport(t *testing.T) {
+	s := testserver.New(t)
+	s.WriteCaddyfile(t, testserver.Simple)
+	create(t, s, "--offline")
+	if r := run(t, s, "export-key"); strings.Contains(r.stderr, "cut short") {
+		t.Errorf("told without a reason: %s", r.stderr)
+	}
+	const next = "storage/keys/client_credentials_master.key.next"
+	write(t, s, next, []byte("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n"))
+	r := run(t, s, "export-key")
+	say(t, r.stderr, "cut short", "start the server")
+	if r.code != 0 || strings.Contains(r.stderr, "MDEy") {
+		t.Errorf("exit code %d, %s", r.code, r.stderr)
+	}
+	write(t, s, next, []byte(r.stdout))
+	if r := run(t, s, "export-key"); strings.Contains(r.stderr, "cut short") {
+		t.Errorf("told though both are the same key: %s", r.stderr)
+	}
+}

@@ -37,6 +37,24 @@ func (a *App) ExportMasterKey(ctx context.Context) (text, id string, err error) 
 	return strings.TrimSpace(text), key.id, nil
 }
 
+// UnfinishedMasterKey returns the id of another master key that a replacement
+// which was cut short has left in Caddy's storage: the store may be sealed with
+// that one, until the server is started. It is empty where there is none.
+func (a *App) UnfinishedMasterKey(ctx context.Context) (id string, err error) {
+	if a.MasterKey != "" {
+		return "", nil
+	}
+	next, found, err := loadMasterKey(ctx, a.storage, nextMasterKeyFile)
+	if err != nil || !found {
+		return "", err
+	}
+	present, _, err := loadMasterKey(ctx, a.storage, masterKeyFile)
+	if err != nil || next.id == present.id {
+		return "", err
+	}
+	return next.id, nil
+}
+
 // ImportMasterKey puts a master key, in base64, into Caddy's storage, and
 // returns its id. It takes the place of another one only while the store holds
 // nothing that this one has sealed; no server may hold the store then.
