@@ -160,10 +160,11 @@ func printKeys(w io.Writer, list []byte, asJSON bool) error {
 	fmt.Fprintln(table, "KID\tALGORITHM\tPHASE\tCREATED\tCHANGES")
 	for _, key := range keys {
 		changes := "-"
-		switch key.Phase {
-		case issuer.KeyNext:
+		switch {
+		case key.Changes.IsZero():
+		case key.Phase == issuer.KeyNext:
 			changes = "signs from " + key.Changes.Format(time.RFC3339)
-		case issuer.KeyRetired:
+		case key.Phase == issuer.KeyRetired:
 			changes = "verifies until " + key.Changes.Format(time.RFC3339)
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", key.ID, key.Algorithm, key.Phase, key.Created.Format(time.RFC3339), changes)

@@ -56,7 +56,8 @@ type Key struct {
 	Phase     KeyPhase  `json:"phase"`
 	Created   time.Time `json:"created"`
 	// Changes is when a next key may sign, and when the last token of a retired
-	// one has expired; zero for the others.
+	// one has expired; zero for the others, and for a next key while the
+	// configuration brings the one that signs.
 	Changes time.Time `json:"changes,omitzero"`
 }
 
@@ -132,7 +133,11 @@ func (i *Issuer) Keys(ctx context.Context) ([]Key, error) {
 	signing := i.keys().signing.id
 	keys := make([]Key, 0, len(records))
 	for id, record := range records {
-		keys = append(keys, record.describe(id, signing))
+		key := record.describe(id, signing)
+		if key.Phase == KeyNext && i.keyPolicy.given != nil {
+			key.Changes = time.Time{} // it waits for the configuration to bring none
+		}
+		keys = append(keys, key)
 	}
 	slices.SortFunc(keys, func(a, b Key) int {
 		switch {

@@ -436,6 +436,15 @@ func TestAKeyOfTheConfigurationNeitherPublishesNorHastensTheNextOne(t *testing.T
 	if got := published(other); !slices.Equal(got, []string{given.id, first}) {
 		t.Errorf("published %v, want %s and %s", got, given.id, first)
 	}
+	listed, err := other.Keys(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range listed {
+		if key.ID == next.ID && (key.Phase != KeyNext || !key.Changes.IsZero()) {
+			t.Errorf("the key that waits is listed as %+v", key)
+		}
+	}
 	for _, after := range []time.Duration{keyLead / 2, keyLead + time.Minute} { // that configuration is gone
 		phases := settleAt(t, iss, at(time.Now(), after))
 		if phases[first] != KeySigning || phases[next.ID] != KeyNext || !slices.Contains(published(iss), next.ID) {
