@@ -22,6 +22,7 @@ type committer struct {
 	head    *head
 	waiting chan *operation
 	ended   chan struct{}
+	failed  error // why nothing is written any more; only run's goroutine uses it
 }
 
 // operation is a batch, and what became of it.
@@ -157,6 +158,9 @@ func (c *committer) transact(merged []*operation) (err error) {
 			err = errors.New("the store has panicked")
 		}
 	}()
+	if c.failed != nil {
+		return c.failed
+	}
 	txn := c.db.NewTransaction(true)
 	defer txn.Discard()
 	c.guard.look()
@@ -183,9 +187,18 @@ func (c *committer) transact(merged []*operation) (err error) {
 	}
 	defer c.guard.wrote(size)
 	if err := txn.Commit(); err != nil {
-		return err
+		return c.fail(err)
 	}
 	return c.head.write(t)
+}
+
+// fail has nothing be written after a transaction that Badger could not write:
+// where the disk has not taken it, the log ends there, and what came behind would
+// be lost with it.
+func (c *committer) fail(err error) error {
+	c.failed = fmt.Errorf("the store takes no more changes, since one could not be written; stop Caddy and start it again: %w", err)
+	logger().Error("writing to the store has failed: until Caddy is started again, nothing can be created or revoked", zap.Error(err))
+	return c.failed
 }
 
 // admit returns an error where the operation can't be carried out.

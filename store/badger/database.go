@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"runtime/debug"
 	"sync"
 
 	badgerdb "github.com/dgraph-io/badger/v4"
+	"go.uber.org/zap"
 
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
@@ -41,7 +43,7 @@ func (d *database) Get(ctx context.Context, key string) ([]byte, error) {
 	defer d.gate.RUnlock()
 
 	var value []byte
-	err := d.db.View(func(txn *badgerdb.Txn) (err error) {
+	err := d.view(func(txn *badgerdb.Txn) (err error) {
 		value, err = read(txn, key)
 		return err
 	})
@@ -55,7 +57,7 @@ func (d *database) Scan(ctx context.Context, prefix string, fn func(key string, 
 	}
 	defer d.gate.RUnlock()
 
-	return d.db.View(func(txn *badgerdb.Txn) error {
+	return d.view(func(txn *badgerdb.Txn) error {
 		opts := badgerdb.DefaultIteratorOptions
 		opts.Prefix = []byte(prefix)
 		it := txn.NewIterator(opts)
@@ -117,6 +119,17 @@ func (d *database) enter(ctx context.Context) error {
 		return store.ErrClosed
 	}
 	return nil
+}
+
+// view reads. Where Badger could not make a log, it has none, and panics.
+func (d *database) view(read func(txn *badgerdb.Txn) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			logger().Error("panic while reading", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			err = errors.New("the store has panicked")
+		}
+	}()
+	return d.db.View(read)
 }
 
 func check(txn *badgerdb.Txn, condition store.Condition) error {

@@ -293,3 +293,71 @@ func TestTheBallastLetsAStoreOpenOnAFullVolume(t *testing.T) {
 		wantRevocations(t, st, 1001)
 	})
 }
+
+// commitTillItFails commits records of 100 KB, which fill a log soon, and returns
+// how many there are, and what came instead of the next.
+func commitTillItFails(t *testing.T, st store.Store) (n int, err error) {
+	t.Helper()
+	for n = range 1000 {
+		batch := store.Batch{Puts: records(fmt.Sprintf("many/%d", n), strings.Repeat("x", 100_000)), Urgent: true}
+		if err := st.Commit(t.Context(), batch); err != nil {
+			return n, err
+		}
+	}
+	t.Fatal("it never fails")
+	return 0, nil
+}
+
+// Where Badger could not make a log, it has none, and reading panics.
+func TestALogThatCannotBeMadeEndsNeitherTheProcessNorWhatWasAcknowledged(t *testing.T) {
+	inAProcessOfItsOwn(t, func(t *testing.T) {
+		dir := t.TempDir()
+		st := openIn(t, dir)
+		put(t, st, "a", "1")
+		giveBack := takeAllFiles(t)
+		t.Cleanup(giveBack) // or a test that fails never ends
+		n, err := commitTillItFails(t, st)
+		if err == nil || !strings.Contains(err.Error(), "start it again") {
+			t.Errorf("the error does not name the mend: %v", err)
+		}
+		if err := st.Commit(t.Context(), store.Batch{Puts: records("b", "2"), Urgent: true}); err == nil {
+			t.Error("a change was acknowledged after one that could not be written")
+		}
+		_, _ = st.Get(t.Context(), "a")
+		_ = st.Scan(t.Context(), "", func(string, []byte) error { return nil })
+		giveBack()
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+		again := openIn(t, dir)
+		if got := len(contents(t, again, "many/")); got != n {
+			t.Errorf("%d records are there, want %d", got, n)
+		}
+		put(t, again, "b", "2")
+	})
+}
+
+// takeAllFiles opens as many files as the process may.
+func takeAllFiles(t *testing.T) (giveBack func()) {
+	t.Helper()
+	limit := syscall.Rlimit{Cur: 100, Max: 100}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	var files []*os.File
+	for {
+		file, err := os.Open(os.DevNull)
+		if errors.Is(err, syscall.EMFILE) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, file)
+	}
+	return func() {
+		for _, file := range files {
+			_ = file.Close()
+		}
+	}
+}
