@@ -361,3 +361,35 @@ func takeAllFiles(t *testing.T) (giveBack func()) {
 		}
 	}
 }
+
+func TestAVolumeThatTakesNoMoreFilesIsFull(t *testing.T) {
+	onSmallVolume(t, 160, func(t *testing.T, dir string) {
+		if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT, "nr_inodes=200"); err != nil {
+			t.Fatal(err)
+		}
+		st := openIn(t, dir)
+		put(t, st, "a", "1")
+		foreign := filepath.Join(dir, "foreign")
+		if err := os.Mkdir(foreign, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(foreign) }) // or a test that fails never ends
+		var err error
+		for n := 0; err == nil; n++ {
+			err = os.WriteFile(filepath.Join(foreign, fmt.Sprint(n)), nil, 0o600)
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Fatal(err)
+		}
+		wantFull(t, st.Commit(t.Context(), store.Batch{Puts: records("b", "2")}), dir)
+		n, err := commitTillItFails(t, st)
+		wantFull(t, err, dir)
+		if got := len(contents(t, st, "many/")); got != n {
+			t.Errorf("%d records are there, want %d", got, n)
+		}
+		if err := os.RemoveAll(foreign); err != nil {
+			t.Fatal(err)
+		}
+		put(t, st, "b", "2")
+	})
+}

@@ -55,6 +55,10 @@ const (
 	maxCompaction = 256 << 20
 )
 
+// minInodes is how many more files the volume must take. Where Badger can't make
+// a log, it has none, and can neither write nor read any more.
+const minInodes = 32
+
 // logSuffix is that of the write-ahead logs, whose names are numbers.
 const logSuffix = ".mem"
 
@@ -208,8 +212,12 @@ func (g *guard) refusal(what string, need int64) error {
 	if g.err != nil {
 		return fmt.Errorf("looking for room on the store's volume: %w", g.err)
 	}
-	return fmt.Errorf("%w: the volume of %s has %d MiB free, and %s %d MiB: make room on it",
-		store.ErrFull, g.dir, g.free>>20, what, need>>20)
+	inodes := ","
+	if g.free == 0 {
+		inodes = ", or no inodes,"
+	}
+	return fmt.Errorf("%w: the volume of %s has %d MiB free%s and %s %d MiB: make room on it",
+		store.ErrFull, g.dir, g.free>>20, inodes, what, need>>20)
 }
 
 // keepLog gives the log all its blocks. Badger makes it without any.
