@@ -393,3 +393,26 @@ func TestAVolumeThatTakesNoMoreFilesIsFull(t *testing.T) {
 		put(t, st, "b", "2")
 	})
 }
+
+// Each change looks after the ballast: where it can't be made, that takes time and
+// a line of the log.
+func TestABallastThatCannotBeMadeIsNotTriedWithEachChange(t *testing.T) {
+	dir := t.TempDir()
+	ballast := filepath.Join(dir, ballastFile)
+	if err := os.Symlink("/dev/full", ballast); err != nil { // it takes nothing, and is removed
+		t.Fatal(err)
+	}
+	st := openIn(t, dir)
+	put(t, st, "a", "1")
+	if taken(ballast) != 0 {
+		t.Error("it was tried again at once")
+	}
+	if err := st.Close(); err != nil { // then nobody else uses its guard
+		t.Fatal(err)
+	}
+	st.guard.noBallast = time.Now().Add(-2 * ballastPause)
+	st.guard.look()
+	if taken(ballast) < ballastSize {
+		t.Error("it was not tried again later")
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	badgerdb "github.com/dgraph-io/badger/v4"
 	"github.com/prometheus/client_golang/prometheus"
@@ -35,6 +36,8 @@ type guard struct {
 	log     uint64 // the number of the write-ahead log that is written to
 	kept    bool   // the log has its blocks: to write to it needs no free one
 	written int64  // to the log and its memtable, in bytes; at most
+
+	noBallast time.Time // when a ballast was made that then was not there
 
 	tables int64 // bytes of all tables
 	level0 int   // the number of those in level 0
@@ -70,6 +73,9 @@ const (
 	ballastFile = "BALLAST"
 	// ballastSize is what it takes to fill one more log.
 	ballastSize = logSize + tableSize + smallFiles
+	// ballastPause is how long it is not tried again where it fails, as under a
+	// quota, or where the file system tells only later which blocks it takes.
+	ballastPause = time.Minute
 )
 
 var storeFull = prometheus.NewGauge(prometheus.GaugeOpts{
@@ -108,8 +114,11 @@ func (g *guard) look() {
 		return
 	}
 	g.measure()
-	if !g.hasBallast() && g.free >= g.need() {
+	if !g.hasBallast() && g.free >= g.need() && time.Since(g.noBallast) > ballastPause {
 		g.makeBallast()
+		if !g.hasBallast() {
+			g.noBallast = time.Now()
+		}
 		g.measure()
 	}
 	full := g.err != nil || g.free < g.need()
