@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -168,8 +169,8 @@ func openBackup(fl caddycmd.Flags) (io.ReadCloser, error) {
 }
 
 func loadLost(fl caddycmd.Flags, dir string) (*issuer.App, error) {
-	if _, err := os.Stat(dir); err != nil {
-		return nil, fmt.Errorf("the lost store: %w", err) // it would be made, else
+	if _, err := os.Stat(filepath.Join(dir, "MANIFEST")); err != nil {
+		return nil, fmt.Errorf("the lost store: %s has none: %w", dir, err) // one would be made there, else
 	}
 	engine, err := json.Marshal(map[string]string{"module": "badger", "path": dir})
 	if err != nil {

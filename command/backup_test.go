@@ -365,7 +365,10 @@ func TestARestoreSaysWhatTheLostStoreKnewBetter(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(s.Dir, "empty"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	fail(t, s, []string{"restore", "--lost", "empty", "file"}, "lost store", "is empty")
+	fail(t, s, []string{"restore", "--lost", "empty", "file"}, "lost store", "empty", "MANIFEST")
+	if made, err := os.ReadDir(filepath.Join(s.Dir, "empty")); err != nil || len(made) > 0 {
+		t.Errorf("a store was made of a directory that has none: %v, %v", made, err)
+	}
 	out := succeed(t, s, "restore", "--lost", "store", "file")
 	again, gone := strings.Index(out, "Revoked again"), strings.Index(out, "Created after the backup, and gone")
 	if again < 0 || gone < again || !strings.Contains(out[again:gone], revoked.ClientID+"  stolen") || !strings.Contains(out[gone:], created.ClientID) {
