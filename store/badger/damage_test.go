@@ -351,6 +351,33 @@ func TestOneSlotOfTheHeadIsEnough(t *testing.T) {
 	wantRefused(t, both.flipped(headFile, headSector), headFile, "damaged")
 }
 
+// A disk that fails while a slot is written may leave nothing in it: the next
+// transaction does not touch the other one.
+func TestAHeadThatCouldNotBeWrittenLeavesASlotToTheNextTransaction(t *testing.T) {
+	dir := t.TempDir()
+	st := openIn(t, dir)
+	put(t, st, "a", "1")
+	put(t, st, "b", "2")
+	writable := st.head.file
+	closed, err := os.Open(os.DevNull)
+	if err := errors.Join(err, closed.Close()); err != nil {
+		t.Fatal(err)
+	}
+	st.head.file = closed
+	if err := st.Commit(t.Context(), store.Batch{Puts: records("c", "3")}); err == nil {
+		t.Fatal("it was acknowledged")
+	}
+	st.head.file = writable
+	if _, err := writable.WriteAt(make([]byte, slotSize), 3%2*headSector); err != nil {
+		t.Fatal(err)
+	}
+	put(t, st, "d", "4")
+	files := take(t, dir)
+	for slot := range 2 { // as a crash leaves it while it is written
+		expect(t, openIn(t, files.flipped(headFile, slot*headSector).put(t)), "a=1", "b=2", "c=3", "d=4")
+	}
+}
+
 func TestARemovedHeadIsRefused(t *testing.T) {
 	files := left(t, 3)
 	wantRefused(t, files.with(headFile, nil), headFile, "missing")

@@ -14,7 +14,10 @@ import (
 //
 // It holds the tally in two slots, which are written in turn: a crash while one
 // is written leaves the other. Each has a sector of its own.
-type head struct{ file *os.File }
+type head struct {
+	file   *os.File
+	failed uint64 // writes
+}
 
 const (
 	headFile   = "HEAD"
@@ -64,15 +67,18 @@ func openHead(dir string) (*head, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &head{file}, nil
+	return &head{file: file}, nil
 }
 
-// write durably says that the transaction of t was the last.
+// write durably says that the transaction of t was the last. Where that fails,
+// the slot may hold nothing any more, and the next goes into the same.
 func (h *head) write(t tally) error {
-	if _, err := h.file.WriteAt(slot(t), int64(t.transactions%2)*headSector); err != nil {
-		return fmt.Errorf("noting a transaction: %w", err)
+	_, err := h.file.WriteAt(slot(t), int64((t.transactions+h.failed)%2)*headSector)
+	if err == nil {
+		err = syncData(h.file)
 	}
-	if err := syncData(h.file); err != nil {
+	if err != nil {
+		h.failed++
 		return fmt.Errorf("noting a transaction: %w", err)
 	}
 	return nil
