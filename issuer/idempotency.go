@@ -18,7 +18,7 @@ import (
 type RepeatedError struct{ ClientID string }
 
 func (e *RepeatedError) Error() string {
-	return "the same request has created the credential " + e.ClientID + " before: its secret was shown then, and can't be read again"
+	return "the same request has created the credential " + e.ClientID + " before: its secret can't be shown again"
 }
 
 // idempotencyRetention is how long it is known that a request was made.

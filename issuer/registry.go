@@ -153,6 +153,12 @@ func (r *registry) letGo(a *App) {
 	r.adjust()
 }
 
+func (r *registry) isHeld() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.holders) > 0
+}
+
 // adjust follows the settings of the holders. What is removed is gone, so that
 // takes all of them. The registry is locked.
 func (r *registry) adjust() {
@@ -288,6 +294,9 @@ func (r *registry) sweepUntilClosed() {
 		case <-r.stop:
 			return
 		case now := <-ticker.C:
+			if !r.isHeld() {
+				continue // a command has the store, and the settings are the default ones
+			}
 			if err := r.sweep(context.Background(), now); err != nil {
 				// The logger of a configuration may be closed: this outlives them.
 				caddy.Log().Named("client_credentials").Error("removing what has ended long ago", zap.Error(err))
