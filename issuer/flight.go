@@ -11,8 +11,11 @@ import (
 )
 
 // flights are the checks of tokens that are under way: requests that bring the
-// same one at once share one. A check that nobody waits for any more gives up its
-// place in the queue; so it runs by itself, and not with one of the requests.
+// same one at once share one, which the first of them carries out for all. A check
+// that nobody waits for any more gives up its place in the queue.
+//
+// It is no goroutine of its own: under a flood, these would keep the scheduler
+// from looking at the network, and all other requests would wait for it.
 type flights struct {
 	mu     sync.Mutex
 	checks map[string]*flight // by the whole token
@@ -29,9 +32,16 @@ type flight struct {
 var errCheckPanicked = errors.New("checking a token panicked")
 
 // check returns what check does, for all who ask for the same token while it
-// runs. It returns the error of ctx as soon as that is done.
+// runs. It returns the error of ctx as soon as that is done, unless others wait
+// for what this request is checking.
 func (f *flights) check(ctx context.Context, token string, check func(context.Context) (*cachedToken, error)) (*cachedToken, error) {
-	one := f.join(ctx, token, check)
+	one, work := f.join(ctx, token)
+	if work != nil {
+		stop := context.AfterFunc(ctx, func() { f.leave(token, one) })
+		defer stop()
+		f.run(work, token, one, check)
+		return one.token, one.err
+	}
 	select {
 	case <-one.landed:
 		return one.token, one.err
@@ -41,22 +51,22 @@ func (f *flights) check(ctx context.Context, token string, check func(context.Co
 	}
 }
 
-func (f *flights) join(ctx context.Context, token string, check func(context.Context) (*cachedToken, error)) *flight {
+// join returns the check of a token, and for the first who asks for it the context
+// to carry it out with: the others must not fail because its client went away.
+func (f *flights) join(ctx context.Context, token string) (one *flight, work context.Context) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	one := f.checks[token]
+	one = f.checks[token]
 	if one == nil {
 		one = &flight{landed: make(chan struct{})}
-		// The others must not fail because the first one's client went away.
-		ctx, one.giveUp = context.WithCancel(context.WithoutCancel(ctx))
+		work, one.giveUp = context.WithCancel(context.WithoutCancel(ctx))
 		if f.checks == nil {
 			f.checks = make(map[string]*flight)
 		}
 		f.checks[token] = one
-		go f.run(ctx, token, one, check)
 	}
 	one.waiting++
-	return one
+	return one, work
 }
 
 func (f *flights) leave(token string, one *flight) {
@@ -70,7 +80,7 @@ func (f *flights) leave(token string, one *flight) {
 
 func (f *flights) run(ctx context.Context, token string, one *flight, check func(context.Context) (*cachedToken, error)) {
 	defer func() {
-		if p := recover(); p != nil { // in a goroutine of its own it would end the process
+		if p := recover(); p != nil { // the others must not wait for ever
 			one.err = errCheckPanicked
 			caddy.Log().Named("client_credentials").Error("panic while checking a token", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
 		}

@@ -27,28 +27,29 @@ func TestACheckThatNobodyWaitsForLeavesTheQueue(t *testing.T) {
 	abandoned, shared := f.good(), f.good()
 	gone, goAway := context.WithCancel(t.Context())
 	left, answered := make(chan error), make(chan error)
-	for _, token := range []string{abandoned, shared} {
-		go func() {
-			_, err := f.iss.Verify(gone, token)
-			left <- err
-		}()
+	verify := func(ctx context.Context, token string, told chan<- error) {
+		_, err := f.iss.Verify(ctx, token)
+		told <- err
+	}
+	for _, token := range []string{abandoned, shared} { // these are the first, who check
+		go verify(gone, token, left)
 	}
 	eventually(t, "both checks wait", func() bool { return waiting(f.iss, abandoned) == 1 && waiting(f.iss, shared) == 1 })
-	go func() {
-		_, err := f.iss.Verify(context.Background(), shared)
-		answered <- err
-	}()
-	eventually(t, "one of them for two", func() bool { return waiting(f.iss, shared) == 2 })
+	go verify(context.Background(), shared, answered)
+	go verify(gone, shared, left)
+	eventually(t, "one of them for three", func() bool { return waiting(f.iss, shared) == 3 })
 	goAway()
-	for range 2 {
+	for range 2 { // of the one token the first, of the other the third
 		if err := <-left; !errors.Is(err, context.Canceled) {
 			t.Errorf("who went away was told %v", err)
 		}
 	}
-	eventually(t, "the other is given up", func() bool { return waiting(f.iss, abandoned) == 0 })
+	eventually(t, "the one is given up, and the other is not", func() bool { return waiting(f.iss, abandoned) == 0 && waiting(f.iss, shared) == 1 })
 	<-f.iss.registry.signatureChecks
-	if err := <-answered; err != nil {
-		t.Errorf("who stayed was told %v", err)
+	for _, told := range []chan error{answered, left} { // and who has checked it
+		if err := <-told; err != nil {
+			t.Errorf("who stayed was told %v", err)
+		}
 	}
 	time.Sleep(50 * time.Millisecond) // longer than a check
 	if n := counter.checks.Load(); n != 1 {
