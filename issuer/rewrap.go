@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -215,12 +216,15 @@ func withoutSealed(ctx context.Context, st store.Store, master masterKey) (batch
 }
 
 // replace has the batch put another value where the record is still the one that
-// was read.
+// was read; nothing, where it is the same.
 func replace(batch *store.Batch, key string, before []byte, after any) error {
 	value, err := json.Marshal(after)
+	if err != nil || bytes.Equal(value, before) {
+		return err
+	}
 	batch.Conditions = append(batch.Conditions, store.Condition{Key: key, Value: before})
 	batch.Puts = append(batch.Puts, store.Record{Key: key, Value: value})
-	return err
+	return nil
 }
 
 // remove has the batch delete a record that is still the one that was read.

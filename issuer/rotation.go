@@ -463,13 +463,6 @@ func usualAlgorithm(public []byte) (string, error) {
 func (k keyRecords) commit(ctx context.Context, st store.Store, before map[string][]byte) error {
 	batch := store.Batch{Urgent: true} // keys are few, and one may be revoked
 	for id, record := range k {
-		value, err := json.Marshal(record)
-		if err != nil {
-			return err
-		}
-		if string(value) == string(before[id]) {
-			continue
-		}
 		if err := replace(&batch, keyPrefix+id, before[id], record); err != nil {
 			return err
 		}
