@@ -76,15 +76,8 @@ func decodeIdempotency(value []byte) (record idempotencyRecord, err error) {
 // ago: all, or more than a few.
 func (r *registry) oldIdempotency(ctx context.Context, now time.Time) (batch store.Batch, err error) {
 	end := idempotencyUntilKey(now, "")
-	var entries []string
-	err = r.store.Scan(ctx, idempotencyUntilPrefix, func(key string, _ []byte) error {
-		if key >= end || len(entries) >= sweepBatch/4 {
-			return errEnough
-		}
-		entries = append(entries, key)
-		return nil
-	})
-	if err != nil && !errors.Is(err, errEnough) {
+	entries, err := r.dueBefore(ctx, idempotencyUntilPrefix, end, sweepBatch/4)
+	if err != nil {
 		return batch, err
 	}
 	for _, entry := range entries {

@@ -339,6 +339,25 @@ func (r *registry) sweepAll(ctx context.Context, now time.Time, find func(contex
 	}
 }
 
+// errEnough ends a scan.
+var errEnough = errors.New("enough")
+
+// dueBefore returns the keys of an index by time that sort before end: all, or
+// the first ones.
+func (r *registry) dueBefore(ctx context.Context, prefix, end string, most int) (keys []string, err error) {
+	err = r.store.Scan(ctx, prefix, func(key string, _ []byte) error {
+		if key >= end || len(keys) >= most {
+			return errEnough
+		}
+		keys = append(keys, key)
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return keys, err
+}
+
 // readRevokedTokens reads which of its tokens were revoked by themselves, once.
 func (s *state) readRevokedTokens(ctx context.Context) error {
 	return s.revokedTokens.read(ctx, s.registry.store, s.credential.Load().ClientID)

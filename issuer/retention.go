@@ -18,15 +18,8 @@ const DefaultRetention = 30 * 24 * time.Hour
 func (r *registry) endedCredentials(ctx context.Context, now time.Time) (batch store.Batch, err error) {
 	kept := r.longestLifetime() + clockMargin + time.Duration(r.retention.Load())
 	end := endedKey(now.Add(-kept), "")
-	var entries []string
-	err = r.store.Scan(ctx, endedPrefix, func(key string, _ []byte) error {
-		if key >= end || len(entries) >= sweepBatch/4 {
-			return errEnough
-		}
-		entries = append(entries, key)
-		return nil
-	})
-	if err != nil && !errors.Is(err, errEnough) {
+	entries, err := r.dueBefore(ctx, endedPrefix, end, sweepBatch/4)
+	if err != nil {
 		return batch, err
 	}
 	for _, entry := range entries {

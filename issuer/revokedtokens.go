@@ -3,7 +3,6 @@ package issuer
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -97,22 +96,13 @@ func (r *revokedTokens) keep(id string, until time.Time) {
 	r.until[id] = until
 }
 
-// errEnough ends a scan.
-var errEnough = errors.New("enough")
-
 // expiredRevocations returns the batch that removes what the store keeps of
 // revoked tokens that have expired: of all, or of more than a few.
 func (r *registry) expiredRevocations(ctx context.Context, now time.Time) (batch store.Batch, err error) {
 	end := revokedUntilKey("", now)
-	err = r.store.Scan(ctx, revokedUntilPrefix, func(key string, _ []byte) error {
-		if key >= end || len(batch.Deletes) >= sweepBatch {
-			return errEnough
-		}
+	due, err := r.dueBefore(ctx, revokedUntilPrefix, end, sweepBatch/2)
+	for _, key := range due {
 		batch.Deletes = append(batch.Deletes, key, revokedTokenPrefix+key[len(end):])
-		return nil
-	})
-	if errors.Is(err, errEnough) {
-		err = nil
 	}
 	return batch, err
 }
