@@ -206,7 +206,7 @@ func NewTokenVerdict(t *issuer.Token, err error) (TokenVerdict, error) {
 	}
 	expires := timestamp(t.Expires)
 	return TokenVerdict{
-		Accepted: true, ClientID: t.ClientID, ID: t.ID, Scope: t.Scope, Audience: t.Audience, Expires: &expires,
+		Accepted: true, ClientID: t.ClientID, ID: t.ID, Scope: t.Scope, Audience: t.Audience(), Expires: &expires,
 	}, nil
 }
 

@@ -127,8 +127,8 @@ func (b *BearerAuth) serveGuarded(w http.ResponseWriter, request cleaned, next c
 // watch lets the request pass for as long as its token counts.
 func (b *BearerAuth) watch(a *admission, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	a.watched = true
-	if err := a.stream.begin(a.Access, w, r); err != nil {
-		return b.refuse(w, r, invalidToken("revoked"))
+	if err := a.stream.begin(&a.Access, w, r); err != nil {
+		return b.refuse(w, r, refusalOf(err))
 	}
 	defer b.guard.noteCut(r, a) // after a panic too: so reverse_proxy ends what it can't complete
 	err := a.stream.run(r, next)

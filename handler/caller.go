@@ -64,7 +64,12 @@ func (c *ClientCredentials) caller(w http.ResponseWriter, r *http.Request, iss *
 			return issuer.Caller{}, false
 		}
 		c.guard.accept(r, a)
-		return issuer.Caller{Credential: a.Credential, Scopes: a.Token.Scopes}, true
+		caller, err := a.Caller(r.Context())
+		if err != nil {
+			c.failCaller(w, r, doing, err)
+			return issuer.Caller{}, false
+		}
+		return caller, true
 	}
 	auth, err := c.clientAuthentication(r.Header, body)
 	if err != nil {

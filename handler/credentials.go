@@ -78,12 +78,12 @@ func document(c *issuer.Credential) credentialDocument {
 func (c *ClientCredentials) serveCredentials(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodPost:
-		if a := c.manager(w, r, issuer.ScopeWrite); a != nil {
-			c.create(w, r, a)
+		if by, ok := c.manager(w, r, issuer.ScopeWrite); ok {
+			c.create(w, r, by.Credential)
 		}
 	case http.MethodGet, http.MethodHead:
-		if a := c.manager(w, r, issuer.ScopeRead, issuer.ScopeWrite); a != nil {
-			c.list(w, r, a)
+		if by, ok := c.manager(w, r, issuer.ScopeRead, issuer.ScopeWrite); ok {
+			c.list(w, r, by.Credential)
 		}
 	default:
 		methodNotAllowed(w, "GET, HEAD, POST")
@@ -96,13 +96,13 @@ func (c *ClientCredentials) serveCredential(w http.ResponseWriter, r *http.Reque
 		methodNotAllowed(w, http.MethodDelete)
 		return
 	}
-	a := c.manager(w, r, issuer.ScopeWrite)
-	if a == nil {
+	by, ok := c.manager(w, r, issuer.ScopeWrite)
+	if !ok {
 		return
 	}
 	iss, err := c.app.Open()
 	if err == nil {
-		err = iss.Revoke(r.Context(), a.Credential.Account, clientID)
+		err = iss.Revoke(r.Context(), by.Credential.Account, clientID)
 	}
 	switch {
 	case errors.Is(err, issuer.ErrNotFound):
@@ -111,13 +111,13 @@ func (c *ClientCredentials) serveCredential(w http.ResponseWriter, r *http.Reque
 		c.fail(w, "revoking a credential", err)
 	default:
 		credentialsRevoked.Inc()
-		c.logger.Info("credential revoked", zap.String("client_id", clientID), zap.String("by", a.Token.ClientID))
+		c.logger.Info("credential revoked", zap.String("client_id", clientID), zap.String("by", by.Credential.ClientID))
 		w.Header().Set("Cache-Control", "no-store")
 		w.WriteHeader(http.StatusNoContent)
 	}
 }
 
-func (c *ClientCredentials) create(w http.ResponseWriter, r *http.Request, by *admission) {
+func (c *ClientCredentials) create(w http.ResponseWriter, r *http.Request, by *issuer.Credential) {
 	if name, _ := mediaType(r.Header); !isJSON(name) {
 		w.Header().Set("Accept", "application/json")
 		writeProblem(w, http.StatusUnsupportedMediaType,
@@ -131,7 +131,7 @@ func (c *ClientCredentials) create(w http.ResponseWriter, r *http.Request, by *a
 			draft.IdempotencyKey, err = idempotencyKey(r.Header)
 		}
 		if err == nil {
-			c.createFrom(w, r, by.Credential, draft)
+			c.createFrom(w, r, by, draft)
 			return
 		}
 	}
@@ -173,13 +173,13 @@ func (c *ClientCredentials) createFrom(w http.ResponseWriter, r *http.Request, c
 	}
 }
 
-func (c *ClientCredentials) list(w http.ResponseWriter, r *http.Request, by *admission) {
+func (c *ClientCredentials) list(w http.ResponseWriter, r *http.Request, by *issuer.Credential) {
 	iss, err := c.app.Open()
 	if err != nil {
 		c.fail(w, "listing credentials", err)
 		return
 	}
-	credentials, err := iss.List(r.Context(), by.Credential.Account)
+	credentials, err := iss.List(r.Context(), by.Account)
 	if err != nil {
 		c.fail(w, "listing credentials", err)
 		return

@@ -213,20 +213,24 @@ func (c *ClientCredentials) warnIfPlaintext(r *http.Request) {
 // manager returns the caller, if its token carries one of the scopes, else it
 // answers. The endpoints answer their refusals themselves: the contract fixes
 // their form.
-func (c *ClientCredentials) manager(w http.ResponseWriter, r *http.Request, scopes ...string) *admission {
+func (c *ClientCredentials) manager(w http.ResponseWriter, r *http.Request, scopes ...string) (issuer.Caller, bool) {
 	a, ref := c.guard.admit(clean(r))
 	switch {
 	case ref != nil:
 	case a == nil:
 		ref = noToken()
-	case !slices.ContainsFunc(scopes, func(scope string) bool { return slices.Contains(a.Token.Scopes, scope) }):
+	case !slices.ContainsFunc(scopes, a.Token.HasScope):
 		ref = insufficientScope(scopes[0])
 	default:
 		c.guard.accept(r, a)
-		return a
+		caller, err := a.Caller(r.Context())
+		if err == nil {
+			return caller, true
+		}
+		ref = cannotTell(err)
 	}
 	c.guard.refuse(w, r, ref)
-	return nil
+	return issuer.Caller{}, false
 }
 
 // refuse answers a refusal as a problem document.

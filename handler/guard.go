@@ -127,19 +127,19 @@ func (g *guard) admit(r cleaned) (*admission, *refusal) {
 			description: "the token is for another audience", reason: "wrong audience",
 		}
 	}
-	if !g.satisfied(a.Token.Scopes) {
+	if !g.satisfied(&a.Token) {
 		return nil, insufficientScope(g.Scopes...)
 	}
 	r.vars[identityVar] = a
 	return a, nil
 }
 
-// satisfied reports whether the scopes are those that the rules ask for.
-func (r *Rules) satisfied(scopes []string) bool {
+// satisfied reports whether the token's scopes are those that the rules ask for.
+func (r *Rules) satisfied(t *issuer.Token) bool {
 	if r.Any {
-		return slices.ContainsFunc(r.Scopes, func(scope string) bool { return slices.Contains(scopes, scope) })
+		return slices.ContainsFunc(r.Scopes, t.HasScope)
 	}
-	return issuer.HasAll(scopes, r.Scopes)
+	return !slices.ContainsFunc(r.Scopes, func(scope string) bool { return !t.HasScope(scope) })
 }
 
 func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {
@@ -158,16 +158,23 @@ func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {
 	if err == nil {
 		return &admission{Access: access, authorization: authorization}, nil
 	}
-	refused, ok := errors.AsType[*issuer.Refusal](err)
-	switch {
+	switch ref := refusalOf(err); {
 	case r.Context().Err() != nil:
 		return nil, clientGone()
-	case !ok:
-		return nil, cannotTell(err)
-	case !token68(token): // asked late: a token that counts is one
+	case ref.err == nil && !token68(token): // asked late: a token that counts is one
 		return nil, unreadable(errMalformedBearer)
+	default:
+		return nil, ref
 	}
-	return nil, invalidToken(refused.Reason)
+}
+
+// refusalOf is that of a token that does not count, or of which the server
+// cannot tell.
+func refusalOf(err error) *refusal {
+	if refused, ok := errors.AsType[*issuer.Refusal](err); ok {
+		return invalidToken(refused.Reason)
+	}
+	return cannotTell(err)
 }
 
 func unreadable(err error) *refusal {

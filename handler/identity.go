@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -62,9 +63,6 @@ type admission struct {
 	stream  stream
 }
 
-// String keeps the token out of what prints the request's variables.
-func (a *admission) String() string { return a.Token.String() }
-
 // cleaned is a request without identity headers of its client.
 type cleaned struct {
 	*http.Request
@@ -89,7 +87,7 @@ func clean(r *http.Request) cleaned {
 // are of this request alone, each in a slice of its own: Caddy edits them in
 // place.
 func setIdentity(r *http.Request, a *admission, forwardToken bool) {
-	a.fields = [...]string{a.Token.ClientID, a.Token.Scope, a.Credential.Account, ""}
+	a.fields = [...]string{a.Token.ClientID, a.Token.Scope, a.Account, ""}
 	if forwardToken {
 		a.fields[3] = a.authorization
 	}
@@ -119,12 +117,12 @@ func (a *admission) placeholder(key string) (any, bool) {
 	if name == "id" {
 		return a.Token.ClientID, true
 	}
-	value, known := userField(a.Access, name)
+	value, known := userField(&a.Access, name)
 	return value, known
 }
 
 // metadata is what `{http.auth.user.*}` says beside the id.
-func metadata(a issuer.Access) map[string]string {
+func metadata(a *issuer.Access) map[string]string {
 	fields := make(map[string]string)
 	for _, name := range []string{"scope", "account", "name", "jti"} {
 		fields[name], _ = userField(a, name)
@@ -132,17 +130,18 @@ func metadata(a issuer.Access) map[string]string {
 	return fields
 }
 
-func userField(a issuer.Access, name string) (value string, known bool) {
+func userField(a *issuer.Access, name string) (value string, known bool) {
 	switch name {
 	case "scope":
 		return a.Token.Scope, true
 	case "account":
-		return a.Credential.Account, true
+		return a.Account, true
 	case "name":
-		if a.Credential.Name == nil {
+		c, err := a.Credential(context.Background())
+		if err != nil || c.Name == nil {
 			return "", true
 		}
-		return *a.Credential.Name, true
+		return *c.Name, true
 	case "jti":
 		return a.Token.ID, true
 	}

@@ -2,7 +2,6 @@ package handler
 
 import (
 	"net/http"
-	"strings"
 
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
@@ -56,13 +55,13 @@ func (c *ClientCredentials) serveIntrospect(w http.ResponseWriter, r *http.Reque
 func (c *ClientCredentials) introspection(t *issuer.Token) introspection {
 	return introspection{
 		Active:    true,
-		Scope:     strings.Join(t.Scopes, " "),
+		Scope:     t.Scope,
 		ClientID:  t.ClientID,
 		TokenType: "Bearer",
 		Expires:   t.Expires.Unix(),
 		IssuedAt:  t.IssuedAt.Unix(),
 		Subject:   t.ClientID,
-		Audience:  t.Audience,
+		Audience:  t.Audience(),
 		Issuer:    c.app.Policy().Issuer,
 		ID:        t.ID,
 	}

@@ -49,7 +49,7 @@ func (b *BearerProvider) Authenticate(w http.ResponseWriter, r *http.Request) (c
 	}
 	b.guard.accept(r, a)
 	setIdentity(r, a, false)
-	return caddyauth.User{ID: a.Token.ClientID, Metadata: metadata(a.Access)}, true, nil
+	return caddyauth.User{ID: a.Token.ClientID, Metadata: metadata(&a.Access)}, true, nil
 }
 
 // Interface guards

@@ -30,11 +30,11 @@ type stream struct {
 }
 
 // begin starts the watch over a request. It returns an *issuer.Refusal where
-// the right to it has ended already.
-func (s *stream) begin(a issuer.Access, w http.ResponseWriter, r *http.Request) error {
+// the right to it has ended already, and any other error where it cannot tell.
+func (s *stream) begin(a *issuer.Access, w http.ResponseWriter, r *http.Request) error {
 	s.writer.ResponseWriter = w
 	s.context.Context = r.Context()
-	if err := a.Watch(&s.watch, s); err != nil {
+	if err := a.Watch(r.Context(), &s.watch, s); err != nil {
 		return err
 	}
 	// In place: Caddy's placeholders and logs hold this very request.

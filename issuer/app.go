@@ -47,9 +47,8 @@ type App struct {
 
 	// How much memory the tokens may take that need no check of their signature
 	// any more, in bytes: those that this server has issued, or checked, lately.
-	// A token takes about 1 kB, and the process two to four times as much, for
-	// what it keeps of the clients and what Go has not collected yet. Default:
-	// 67108864 (64 MiB)
+	// A token takes about 1 kB, and the process up to twice as much, for what Go
+	// has not collected yet. Default: 67108864 (64 MiB)
 	TokenCache int64 `json:"token_cache,omitempty"`
 
 	// The path of the PEM file (PKCS#8 or SEC 1) with the private key that
@@ -257,6 +256,9 @@ func (a *App) provisionPolicy() error {
 	if a.Audience != "" {
 		if audience, err = repl.ReplaceOrErr(a.Audience, true, true); err != nil {
 			return fmt.Errorf("audience: %w", err)
+		}
+		if !validAudience(audience) {
+			return errors.New("audience takes visible ASCII characters, without spaces and fragment")
 		}
 	}
 	lifetime := time.Duration(a.TokenLifetime)

@@ -92,29 +92,28 @@ func (i *Issuer) parseAssertion(a Assertion) (*assertion, error) {
 
 // verifyAssertion returns the client whose assertion it is. An assertion counts
 // once.
-func (i *Issuer) verifyAssertion(ctx context.Context, auth ClientAuthentication, now time.Time) (*state, *Credential, error) {
+func (i *Issuer) verifyAssertion(ctx context.Context, auth ClientAuthentication, now time.Time) (c remembered, err error) {
 	a, err := i.parseAssertion(*auth.Assertion)
 	if err != nil {
-		return nil, nil, refuseClient(auth.ClientID, "assertion: "+err.Error())
+		return c, refuseClient(auth.ClientID, "assertion: "+err.Error())
 	}
 	if auth.ClientID != "" && auth.ClientID != a.clientID { // RFC 7521 section 4.2
-		return nil, nil, refuseClient(auth.ClientID, "assertion: of another client")
+		return c, refuseClient(auth.ClientID, "assertion: of another client")
 	}
-	st, err := i.registry.state(ctx, a.clientID)
+	c, err = i.registry.credential(ctx, a.clientID)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil, refuseClient(a.clientID, "unknown client")
+		return c, refuseClient(a.clientID, "unknown client")
 	}
 	if err != nil {
-		return nil, nil, err
+		return c, err
 	}
-	c := st.credential.Load()
-	if err := refuseInactive(c, now); err != nil { // before anything is fetched for it
-		return nil, nil, err
+	if err := refuseInactive(c.Credential, now); err != nil { // before anything is fetched for it
+		return c, err
 	}
 	keys := c.Keys
 	if c.KeysURL != "" {
 		if keys, err = i.remote.get(ctx, c.KeysURL, a.jws.keyID, now); err != nil {
-			return nil, nil, fmt.Errorf("client %s: %w", a.clientID, err)
+			return c, fmt.Errorf("client %s: %w", a.clientID, err)
 		}
 	}
 	reason := ""
@@ -136,9 +135,9 @@ func (i *Issuer) verifyAssertion(ctx context.Context, auth ClientAuthentication,
 		reason = "assertion: used before"
 	}
 	if reason != "" {
-		return nil, nil, refuseClient(a.clientID, reason)
+		return c, refuseClient(a.clientID, reason)
 	}
-	return st, c, nil
+	return c, nil
 }
 
 // verifies reports whether one of the keys has signed it. A kid chooses the

@@ -49,27 +49,27 @@ func refuseClient(clientID, reason string) error {
 // returns a *TokenError where it refuses, and any other error where it cannot
 // tell.
 func (i *Issuer) Authenticate(ctx context.Context, auth ClientAuthentication) (Caller, error) {
-	_, c, err := i.authenticate(ctx, auth, time.Now())
+	c, err := i.authenticate(ctx, auth, time.Now())
 	if err != nil {
 		return Caller{}, err
 	}
-	return Caller{c, c.Scopes}, nil
+	return Caller{c.Credential, c.Scopes}, nil
 }
 
 // authenticate finds the client, and refuses it where it does not work now.
-func (i *Issuer) authenticate(ctx context.Context, auth ClientAuthentication, now time.Time) (*state, *Credential, error) {
+func (i *Issuer) authenticate(ctx context.Context, auth ClientAuthentication, now time.Time) (remembered, error) {
 	prove := i.compareSecret
 	if auth.Assertion != nil {
 		prove = i.verifyAssertion
 	}
-	st, c, err := prove(ctx, auth, now)
+	c, err := prove(ctx, auth, now)
 	if err == nil {
-		err = refuseInactive(c, now)
+		err = refuseInactive(c.Credential, now)
 	}
 	if err != nil {
-		return nil, nil, err
+		return remembered{}, err
 	}
-	return st, c, nil
+	return c, nil
 }
 
 func refuseInactive(c *Credential, now time.Time) error {
@@ -84,16 +84,14 @@ func refuseInactive(c *Credential, now time.Time) error {
 
 // compareSecret finds the client and compares the secret. The work is the same
 // whether there is such a client or not.
-func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, _ time.Time) (*state, *Credential, error) {
-	st, err := i.registry.state(ctx, auth.ClientID)
-	var c *Credential
+func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, _ time.Time) (remembered, error) {
+	c, err := i.registry.credential(ctx, auth.ClientID)
 	hashes := []hashedSecret{{Pepper: i.keys().pepper}} // an empty one fits nothing
 	switch {
 	case err == nil:
-		c = st.credential.Load()
 		hashes = c.Secrets
 	case !errors.Is(err, store.ErrNotFound):
-		return nil, nil, fmt.Errorf("reading a credential: %w", err)
+		return c, fmt.Errorf("reading a credential: %w", err)
 	}
 	right := false
 	for _, hash := range hashes {
@@ -102,12 +100,12 @@ func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, _
 		}
 	}
 	switch {
-	case st == nil:
-		return nil, nil, refuseClient(auth.ClientID, "unknown client")
+	case err != nil:
+		return c, refuseClient(auth.ClientID, "unknown client")
 	case !right:
-		return nil, nil, refuseClient(auth.ClientID, "wrong secret")
+		return c, refuseClient(auth.ClientID, "wrong secret")
 	}
-	return st, c, nil
+	return c, nil
 }
 
 // has reports whether the caller asks with the scope.

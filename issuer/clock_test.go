@@ -15,7 +15,7 @@ func TestAClockThatIsSetBackBringsNoExpiredTokenBack(t *testing.T) {
 	at := func(when time.Time) error {
 		a := access
 		a.at = when
-		return iss.refuse(a)
+		return iss.refuse(&a)
 	}
 	if err := at(access.Token.Expires.Add(-time.Second)); err != nil {
 		t.Fatalf("before it expires: %v", err)
@@ -47,7 +47,7 @@ func TestAClockThatIsSetBackByMoreThanALifetimeLetsNewTokensCount(t *testing.T) 
 		t.Fatalf("a token that is issued after it: %v", err)
 	}
 	access.at = access.Token.Expires
-	if iss.refuse(access) == nil {
+	if iss.refuse(&access) == nil {
 		t.Error("it does not expire")
 	}
 	if reason := refused(t, iss, token); reason != "expired" {

@@ -22,8 +22,8 @@ type flights struct {
 }
 
 type flight struct {
-	landed  chan struct{} // closed when token and err are known
-	token   *cachedToken
+	landed  chan struct{} // closed when access and err are known
+	access  Access
 	err     error
 	waiting int // guarded by the flights
 	giveUp  context.CancelFunc
@@ -34,20 +34,23 @@ var errCheckPanicked = errors.New("checking a token panicked")
 // check returns what check does, for all who ask for the same token while it
 // runs. It returns the error of ctx as soon as that is done, unless others wait
 // for what this request is checking.
-func (f *flights) check(ctx context.Context, token string, check func(context.Context) (*cachedToken, error)) (*cachedToken, error) {
+func (f *flights) check(ctx context.Context, token string, check func(context.Context) (Access, error)) (Access, error) {
+	if err := ctx.Err(); err != nil {
+		return Access{}, err
+	}
 	one, work := f.join(ctx, token)
 	if work != nil {
 		stop := context.AfterFunc(ctx, func() { f.leave(token, one) })
 		defer stop()
 		f.run(work, token, one, check)
-		return one.token, one.err
+		return one.access, one.err
 	}
 	select {
 	case <-one.landed:
-		return one.token, one.err
+		return one.access, one.err
 	case <-ctx.Done():
 		f.leave(token, one)
-		return nil, ctx.Err()
+		return Access{}, ctx.Err()
 	}
 }
 
@@ -78,7 +81,7 @@ func (f *flights) leave(token string, one *flight) {
 	}
 }
 
-func (f *flights) run(ctx context.Context, token string, one *flight, check func(context.Context) (*cachedToken, error)) {
+func (f *flights) run(ctx context.Context, token string, one *flight, check func(context.Context) (Access, error)) {
 	defer func() {
 		if p := recover(); p != nil { // the others must not wait for ever
 			one.err = errCheckPanicked
@@ -90,7 +93,7 @@ func (f *flights) run(ctx context.Context, token string, one *flight, check func
 		f.mu.Unlock()
 		close(one.landed)
 	}()
-	one.token, one.err = check(ctx)
+	one.access, one.err = check(ctx)
 }
 
 // forget has the next who brings the token begin anew. The flights are locked.

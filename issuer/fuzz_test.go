@@ -65,7 +65,7 @@ func FuzzSignedToken(f *testing.F) {
 			return
 		}
 		wantOwnHeader(t, forge, header)
-		wantOwnClaims(t, forge, claims, access.Token)
+		wantOwnClaims(t, forge, claims, &access.Token)
 		if _, err := jwt.Parse(token, func(*jwt.Token) (any, error) { return forge.key.public, nil }, jwt.WithValidMethods([]string{"EdDSA"})); err != nil {
 			t.Fatalf("another verifier refuses %s %s: %v", header, claims, err)
 		}
@@ -125,15 +125,15 @@ func wantOwnClaims(t *testing.T, f *forge, claims string, got *Token) {
 	if !ok {
 		audience = []any{read("aud")}
 	}
-	if len(audience) == 0 || fmt.Sprint(audience) != fmt.Sprint(got.Audience) {
-		t.Fatalf("the audience of %s was taken for %q", claims, got.Audience)
+	if len(audience) == 0 || fmt.Sprint(audience) != fmt.Sprint(got.Audience()) {
+		t.Fatalf("the audience of %s was taken for %q", claims, got.Audience())
 	}
 	scope := ""
 	if members["scope"] != nil {
 		scope, _ = read("scope").(string)
 	}
-	if scope != got.Scope || !slices.Equal(sorted(strings.Fields(scope)), got.Scopes) || (members["scope"] != nil) != (scope != "") {
-		t.Fatalf("the scope %s was taken for %q, %q", members["scope"], got.Scope, got.Scopes)
+	if scope != got.Scope || !slices.Equal(sorted(strings.Fields(scope)), got.Scopes()) || (members["scope"] != nil) != (scope != "") {
+		t.Fatalf("the scope %s was taken for %q, %q", members["scope"], got.Scope, got.Scopes())
 	}
 	if _, bound := members["cnf"]; bound || strings.ContainsFunc(got.ID, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		t.Fatalf("%s was taken", claims)

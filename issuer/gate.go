@@ -122,7 +122,7 @@ func parseClaims(payload []byte) (*claims, error) {
 		{"sub", true, into(&c.subject, text)},
 		{"client_id", true, into(&c.clientID, text)},
 		{"jti", true, into(&c.id, visible)},
-		{"aud", true, into(&c.audience, texts)},
+		{"aud", true, into(&c.audience, audiences)},
 		{"exp", true, into(&c.expires, numericDate)},
 		{"iat", true, into(&c.issuedAt, numericDate)},
 		{"nbf", false, into(&c.notBefore, numericDate)},
@@ -189,6 +189,12 @@ func texts(raw json.RawMessage) ([]string, bool) {
 	}
 	all, ok := strictjson.Strings(raw)
 	return all, ok && len(all) > 0 && !slices.Contains(all, "")
+}
+
+// audiences reads those of an access token. None of this server's holds a space.
+func audiences(raw json.RawMessage) ([]string, bool) {
+	all, ok := texts(raw)
+	return all, ok && !slices.ContainsFunc(all, func(one string) bool { return strings.Contains(one, " ") })
 }
 
 // numericDate reads seconds since 1970, RFC 7519 section 2. Fractions are

@@ -194,7 +194,7 @@ func refused(t *testing.T, iss *Issuer, token string) string {
 	if !slices.Contains(reasons, refusal.Reason) || err.Error() != "token refused: "+refusal.Reason {
 		t.Errorf("the refusal says %q", err)
 	}
-	if access.Token != nil || access.Credential != nil {
+	if access != (Access{}) {
 		t.Error("a refusal gives access")
 	}
 	if now, _ := iss.registry.verified.size(); now > cached {
@@ -581,6 +581,7 @@ func (f *forge) brokenClaims(t *testing.T) []forgery {
 		add("iss", quote(other), "wrong issuer")
 	}
 	add("aud", `["`+f.iss.policy.Audience+`",1]`, malformed("aud"))
+	add("aud", `"x `+f.iss.policy.Audience+`"`, malformed("aud"))
 	add("aud", `["`+f.iss.policy.Audience+`",null]`, malformed("aud"))
 	add("aud", `["`+f.iss.policy.Audience+`",""]`, malformed("aud"))
 	add("aud", `[["`+f.iss.policy.Audience+`"]]`, malformed("aud"))
@@ -769,19 +770,19 @@ func TestTheGateLetsEveryGoodTokenThrough(t *testing.T) {
 						if err != nil {
 							t.Fatal(err)
 						}
-						if access.Credential.ClientID != f.client.ClientID || access.Token.ClientID != f.client.ClientID {
-							t.Errorf("it gives access to %s", access.Credential.ClientID)
+						if access.Token.ClientID != f.client.ClientID {
+							t.Errorf("it gives access to %s", access.Token.ClientID)
 						}
-						if got := access.Token; got.Scope != "read write" || !slices.Equal(got.Scopes, []string{"read", "write"}) {
-							t.Errorf("it has the scope %q, %q", got.Scope, got.Scopes)
+						if got := &access.Token; got.Scope != "read write" || !slices.Equal(got.Scopes(), []string{"read", "write"}) {
+							t.Errorf("it has the scope %q, %q", got.Scope, got.Scopes())
 						}
 						if !access.Token.For(f.iss.policy.Audience) || access.Token.For(f.iss.policy.Audience+"/") || access.Token.For("") {
-							t.Errorf("it is for %q", access.Token.Audience)
+							t.Errorf("it is for %q", access.Token.Audience())
 						}
 						if access.Token.ID == "" || !access.Token.Expires.After(time.Now()) {
 							t.Errorf("it has the id %q and expires %v", access.Token.ID, access.Token.Expires)
 						}
-						if shown := fmt.Sprintf("%v %s", access.Token, access.Token); strings.Contains(shown, f.client.ClientID) || strings.Contains(shown, "read") {
+						if shown := fmt.Sprintf("%v %s", &access.Token, &access.Token); strings.Contains(shown, f.client.ClientID) || strings.Contains(shown, "read") {
 							t.Errorf("it shows more than its id: %s", shown)
 						}
 					}
@@ -794,7 +795,7 @@ func TestTheGateLetsEveryGoodTokenThrough(t *testing.T) {
 func TestATokenWithoutScopeHasNone(t *testing.T) {
 	f := newForge(t, makeKey(t, "ES256"))
 	access, err := f.iss.Verify(t.Context(), f.token(f.header().String(), f.claims().without("scope").String()))
-	if err != nil || access.Token.Scope != "" || len(access.Token.Scopes) != 0 {
+	if err != nil || access.Token.Scope != "" || len(access.Token.Scopes()) != 0 {
 		t.Errorf("Verify = %+v, %v", access.Token, err)
 	}
 }

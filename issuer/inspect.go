@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
@@ -26,7 +27,7 @@ func (i *Issuer) Introspect(ctx context.Context, caller Caller, token string) (*
 	if err != nil {
 		return nil, err
 	}
-	t := access.Token
+	t := &access.Token
 	if t.ClientID == caller.Credential.ClientID ||
 		caller.has(ScopeIntrospect) && slices.ContainsFunc(i.Audiences(caller.Credential), t.For) {
 		return t, nil
@@ -47,9 +48,9 @@ func (i *Issuer) RevokeToken(ctx context.Context, caller Caller, token string) (
 	if err != nil {
 		return nil, err
 	}
-	t := access.Token
+	t := &access.Token
 	if t.ClientID != caller.Credential.ClientID &&
-		(!caller.has(ScopeRevoke) || access.Credential.Account != caller.Credential.Account) {
+		(!caller.has(ScopeRevoke) || access.Account != caller.Credential.Account) {
 		return nil, ErrForeignToken
 	}
 	until := t.Expires.Add(clockSetBack).UTC()
@@ -67,7 +68,7 @@ func (i *Issuer) RevokeToken(ctx context.Context, caller Caller, token string) (
 	if err != nil {
 		return nil, fmt.Errorf("revoking a token: %w", err)
 	}
-	i.registry.revokeToken(t, until)
+	i.registry.revokeToken(t)
 	return t, nil
 }
 
@@ -85,13 +86,18 @@ func (i *Issuer) Check(ctx context.Context, token, audience string, scopes []str
 		return nil, err
 	case !access.Token.For(audience):
 		return nil, &Refusal{"wrong audience"}
-	case !HasAll(access.Token.Scopes, scopes):
+	case slices.ContainsFunc(scopes, func(scope string) bool { return !access.Token.HasScope(scope) }):
 		return nil, &Refusal{"insufficient scope"}
 	}
-	return access.Token, nil
+	return &access.Token, nil
 }
 
 func isRefusal(err error) bool {
 	_, refused := errors.AsType[*Refusal](err)
 	return refused
+}
+
+// revocation is the record of the revocation of a single token.
+type revocation struct {
+	KeepUntil time.Time `json:"keep_until"`
 }

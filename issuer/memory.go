@@ -6,9 +6,8 @@ import (
 	"github.com/clientcredentials/caddy-client-credentials/internal/lru"
 )
 
-// What is remembered a million times should be few objects with few pointers to
-// each other: Go's collector follows each of them, again and again, and far from
-// what the processor has in its caches.
+// What is remembered of thousands of credentials should be few objects with few
+// pointers to each other: Go's collector follows each of them, again and again.
 
 // pack has a credential be two objects: itself, and its texts. What many
 // credentials have alike is shared.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -100,7 +99,7 @@ func TestARevocationDuringALoadIsNotLost(t *testing.T) {
 	hooked := &hookedStore{Store: openTestStore(t, t.TempDir())}
 	iss := newTestIssuer(t, hooked, time.Hour, 8)
 	c, secret, token := clientWithToken(t, iss)
-	forget(t, iss, c.ClientID)
+	forget(iss, c.ClientID)
 
 	// The credential is read as active, then revoked, and only then does the
 	// reader go on with what it read.
@@ -122,23 +121,10 @@ func TestARevocationDuringALoadIsNotLost(t *testing.T) {
 	}
 }
 
-// forget makes the registry drop a credential that nobody uses.
-func forget(t *testing.T, iss *Issuer, clientID string) {
-	t.Helper()
+// forget makes the registry drop what it remembers of a credential.
+func forget(iss *Issuer, clientID string) {
 	iss.registry.recent.Drop(clientID)
 	iss.registry.verified = newTokenCache(DefaultTokenCache)
-	shard := iss.registry.shard(clientID)
-	for range 100 {
-		runtime.GC()
-		shard.mu.Lock()
-		st := shard.get(clientID)
-		shard.mu.Unlock()
-		if st == nil {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatal("the state of a credential that nobody uses stays in memory")
 }
 
 func TestAMintThatARevocationOvertakesIssuesNothing(t *testing.T) {
@@ -166,8 +152,6 @@ func TestACachedTokenSeesARevocationWhoeverElseForgotTheCredential(t *testing.T)
 		t.Fatal(err)
 	}
 	iss.registry.recent.Drop(c.ClientID)
-	runtime.GC()
-	runtime.GC()
 	if err := iss.Revoke(t.Context(), "", c.ClientID); err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +161,7 @@ func TestACachedTokenSeesARevocationWhoeverElseForgotTheCredential(t *testing.T)
 }
 
 // 32 clients, 8 places in memory, and everything at once: loads, mints, cache
-// fills, evictions, garbage collection and revocations. Whoever has seen a
+// fills, evictions and revocations. Whoever has seen a
 // revocation return must never see a token of that client accepted.
 func TestNoTokenIsAcceptedAfterItsCredentialWasRevoked(t *testing.T) {
 	const clients, workers, rounds = 32, 8, 6
@@ -187,7 +171,7 @@ func TestNoTokenIsAcceptedAfterItsCredentialWasRevoked(t *testing.T) {
 		}
 	}}
 	iss := newTestIssuer(t, hooked, time.Hour, 8)
-	iss.registry.verified = newTokenCache(16 * (500 + cachedTokenBytes))
+	iss.registry.verified = newTokenCache(16 * (700 + placeBytes))
 	var accepted, refusedTokens, minted atomic.Int64
 	for range rounds {
 		type client struct {
@@ -238,12 +222,6 @@ func TestNoTokenIsAcceptedAfterItsCredentialWasRevoked(t *testing.T) {
 				}
 			})
 		}
-		work.Go(func() {
-			for left.Load() > 0 {
-				runtime.GC()
-				time.Sleep(time.Millisecond)
-			}
-		})
 		for _, c := range all {
 			revokers.Go(func() {
 				time.Sleep(time.Duration(50+rand.IntN(300)) * time.Millisecond)

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"weak"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -24,17 +23,17 @@ import (
 // configurations that use the store share it, so that a change made through one
 // counts in all.
 //
-// There is at most one state for each credential, and it lives for as long as
-// anybody refers to it: a cached token, a request, or the list of those used
-// last. So whoever holds a state sees every change, and memory and start-up
-// follow what is used, not what exists.
+// What it remembers of a credential counts for as long as no change has been
+// applied since it was read. So memory and start-up follow what is used, not what
+// exists, and nothing has to be found and mended when a credential changes.
 type registry struct {
 	store store.Store
 
-	seed   maphash.Seed
-	shards [64]registryShard
+	seed    maphash.Seed
+	changes [changeGroups]atomic.Uint64
+	watches [watchLists]watchList
 
-	recent *lru.Cache[string, *state] // keeps credentials in memory that are in use
+	recent *lru.Cache[string, remembered]
 
 	verified *tokenCache
 	// signatureChecks holds a place for each check that is under way.
@@ -68,21 +67,10 @@ type registry struct {
 	done sync.WaitGroup
 }
 
-type registryShard struct {
-	mu     sync.Mutex
-	states map[string]weak.Pointer[state]
-	full   int // at how many those that nobody refers to any more are dropped
-	// changes counts the changes applied in this shard: a reading of the store
-	// that began before one of them may be older than it.
+// remembered is a credential as it was after so many changes.
+type remembered struct {
+	*Credential
 	changes uint64
-}
-
-// state is the present of one credential.
-type state struct {
-	registry      *registry
-	credential    atomic.Pointer[Credential]
-	revokedTokens revokedTokens
-	watches       watchList
 }
 
 const (
@@ -100,13 +88,16 @@ const (
 	// recentCredentials is how many credentials are kept in memory because they
 	// were used last; some 600 bytes each.
 	recentCredentials = 10_000
+	// changeGroups is into how many groups credentials fall by a hash. A change of
+	// one has what is remembered of its group be read again.
+	changeGroups = 1 << 16
 )
 
 func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, error) {
 	r := &registry{
 		store:  st,
 		seed:   maphash.MakeSeed(),
-		recent: lru.New[string, *state](int64(recent)),
+		recent: lru.New[string, remembered](int64(recent)),
 
 		verified: newTokenCache(DefaultTokenCache),
 		// The other half of the processors is for requests that need no check.
@@ -119,9 +110,6 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 		stop:      make(chan struct{}),
 	}
 	r.retention.Store(int64(DefaultRetention))
-	for i := range r.shards {
-		r.shards[i].states = make(map[string]weak.Pointer[state])
-	}
 	if err := migrate(ctx, st); err != nil {
 		return nil, err
 	}
@@ -173,52 +161,51 @@ func (r *registry) adjust() {
 	r.verified.resize(r.holders[len(r.holders)-1].TokenCache)
 }
 
-// state returns the state of a credential, from memory or else from the store.
-// It returns store.ErrNotFound where there is no such credential.
-func (r *registry) state(ctx context.Context, clientID string) (*state, error) {
+// credential returns a credential, from memory or else from the store, and how
+// many changes its group had seen before it was read. It returns
+// store.ErrNotFound where there is none of that client.
+func (r *registry) credential(ctx context.Context, clientID string) (remembered, error) {
 	if !validClientID(clientID) {
-		return nil, store.ErrNotFound
+		return remembered{}, store.ErrNotFound
 	}
-	shard := r.shard(clientID)
-	for {
-		shard.mu.Lock()
-		st, seen := shard.get(clientID), shard.changes
-		shard.mu.Unlock()
-		if st == nil {
-			credential, err := r.read(ctx, clientID)
-			if err != nil {
-				return nil, err
-			}
-			if st = r.intern(shard, credential, seen); st == nil {
-				continue // changed while it was read: read again
-			}
-		}
-		r.recent.Put(clientID, st, 1)
-		return st, nil
+	seen := r.changes[r.group(clientID)].Load()
+	if known, ok := r.recent.Get(clientID); ok && known.changes == seen {
+		return known, nil
 	}
+	c, err := r.read(ctx, clientID)
+	if err != nil {
+		return remembered{}, err
+	}
+	now := remembered{c, seen}
+	r.recent.Put(clientID, now, 1)
+	return now, nil
 }
 
 // apply makes a change that the store has durably taken count in memory.
-// Whatever the order in which changes arrive, the latest version stays.
 func (r *registry) apply(c *Credential) {
-	shard := r.shard(c.ClientID)
-	shard.mu.Lock()
-	shard.changes++
-	st := shard.get(c.ClientID)
-	newer := st != nil && c.Version > st.credential.Load().Version
-	if newer {
-		st.credential.Store(c)
-	}
-	shard.mu.Unlock()
-	if newer {
-		go st.watchesDue()
+	group := r.group(c.ClientID)
+	r.changes[group].Add(1) // before the look: who begins to watch after it sees the change
+	if list := r.watchList(group); list.watched() {
+		go list.credentialChanged(r, c)
 	}
 }
 
 // revokeToken makes the durable revocation of a single token count in memory.
-func (r *registry) revokeToken(t *Token, until time.Time) {
-	t.state.revokedTokens.add(t.ID, until)
-	go t.state.watchesDue()
+func (r *registry) revokeToken(t *Token) {
+	group := r.group(t.ClientID)
+	r.changes[group].Add(1)
+	if list := r.watchList(group); list.watched() {
+		go list.tokenRevoked(r, t.ClientID, t.ID)
+	}
+}
+
+// tokenRevoked reads whether a token was revoked by itself.
+func (r *registry) tokenRevoked(ctx context.Context, t *Token) (bool, error) {
+	_, err := r.store.Get(ctx, revokedTokenKey(t.ClientID, t.ID))
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // revokeKey makes the durable revocation of a signing key count in memory, in
@@ -231,15 +218,10 @@ func (r *registry) revokeKey(id string) {
 	}
 	r.revokedKeys.Store(&revoked)
 	r.mu.Unlock()
-	for n := range r.shards {
-		shard := &r.shards[n]
-		shard.mu.Lock()
-		for _, known := range shard.states {
-			if st := known.Value(); st != nil && st.watches.watched() {
-				go st.watchesDue()
-			}
+	for n := range r.watches {
+		if list := &r.watches[n]; list.watched() {
+			go list.tell(r)
 		}
-		shard.mu.Unlock()
 	}
 }
 
@@ -358,9 +340,15 @@ func (r *registry) dueBefore(ctx context.Context, prefix, end string, most int) 
 	return keys, err
 }
 
-// readRevokedTokens reads which of its tokens were revoked by themselves, once.
-func (s *state) readRevokedTokens(ctx context.Context) error {
-	return s.revokedTokens.read(ctx, s.registry.store, s.credential.Load().ClientID)
+// expiredRevocations returns the batch that removes what the store keeps of
+// revoked tokens that have expired: of all, or of more than a few.
+func (r *registry) expiredRevocations(ctx context.Context, now time.Time) (batch store.Batch, err error) {
+	end := revokedUntilKey("", now)
+	due, err := r.dueBefore(ctx, revokedUntilPrefix, end, sweepBatch/2)
+	for _, key := range due {
+		batch.Deletes = append(batch.Deletes, key, revokedTokenPrefix+key[len(end):])
+	}
+	return batch, err
 }
 
 func (r *registry) read(ctx context.Context, clientID string) (*Credential, error) {
@@ -371,32 +359,9 @@ func (r *registry) read(ctx context.Context, clientID string) (*Credential, erro
 	return decodeCredential(value)
 }
 
-func (r *registry) shard(clientID string) *registryShard {
-	return &r.shards[maphash.String(r.seed, clientID)%uint64(len(r.shards))]
+// group returns that of a credential.
+func (r *registry) group(clientID string) uint16 {
+	return uint16(maphash.String(r.seed, clientID) % changeGroups)
 }
 
-// get returns the state if anybody still refers to it. The shard is locked.
-func (s *registryShard) get(clientID string) *state {
-	return s.states[clientID].Value()
-}
-
-// intern returns the one state of a credential that was read from the store,
-// or nil where a change was applied since the reading began.
-func (r *registry) intern(shard *registryShard, c *Credential, seen uint64) *state {
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	if st := shard.get(c.ClientID); st != nil {
-		return st
-	}
-	if shard.changes != seen {
-		return nil
-	}
-	st := &state{registry: r}
-	st.credential.Store(c)
-	if len(shard.states) >= shard.full {
-		maps.DeleteFunc(shard.states, func(_ string, p weak.Pointer[state]) bool { return p.Value() == nil })
-		shard.full = 2*len(shard.states) + 8
-	}
-	shard.states[c.ClientID] = weak.Make(st)
-	return st
-}
+func (r *registry) watchList(group uint16) *watchList { return &r.watches[group%watchLists] }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,7 +57,7 @@ func TestARevokedCredentialStaysRevokedThoughMemoryForgetsIt(t *testing.T) {
 	if err := iss.Revoke(t.Context(), "", c.ClientID); err != nil {
 		t.Fatal(err)
 	}
-	forget(t, iss, c.ClientID)
+	forget(iss, c.ClientID)
 	if _, err := iss.Verify(t.Context(), token); !isRefusal(err) {
 		t.Errorf("its token: %v, want a refusal", err)
 	}
@@ -93,7 +94,7 @@ func TestARevokedTokenIsForgottenOnlyWhenItHasExpired(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	forget(t, iss, c.ClientID)
+	forget(iss, c.ClientID)
 	// The clock has been ahead meanwhile, and was set back.
 	if err := iss.registry.sweep(t.Context(), time.Now().Add(time.Hour+clockSetBack-time.Minute)); err != nil {
 		t.Fatal(err)
@@ -109,45 +110,64 @@ func TestARevokedTokenIsForgottenOnlyWhenItHasExpired(t *testing.T) {
 	}
 }
 
-func TestRevokedTokensThatHaveExpiredLeaveTheMemoryOfTheirClient(t *testing.T) {
-	var revoked revokedTokens
-	for n := range 10_000 {
-		until := time.Now().Add(-time.Second)
-		if n%100 == 0 {
-			until = until.Add(time.Minute)
+// What the server can't read it can't rule out.
+func TestATokenIsNotAcceptedWhileItsRevocationCannotBeReadOrRuledOut(t *testing.T) {
+	failing := &failingStore{Store: openTestStore(t, t.TempDir())}
+	iss := newTestIssuer(t, failing, time.Hour, 100)
+	_, _, token := clientWithToken(t, iss)
+	kept, _ := iss.registry.verified.get(token)
+	for name, forgets := range map[string]func(a *Access){
+		"not remembered":         func(*Access) { iss.registry.verified = newTokenCache(DefaultTokenCache) },
+		"remembered and changed": func(a *Access) { iss.registry.changes[a.group].Add(1) },
+	} {
+		var a Access
+		kept.unpack(&a)
+		forgets(&a)
+		for _, prefix := range []string{revokedTokenPrefix, credentialPrefix} {
+			iss.registry.recent.Drop(a.Token.ClientID)
+			failing.prefix = prefix
+			if _, err := iss.Verify(t.Context(), token); err == nil || isRefusal(err) {
+				t.Errorf("%s: Verify = %v while %s can't be read, want that it can't tell", name, err, prefix)
+			}
 		}
-		revoked.keep(fmt.Sprint(n), until)
-	}
-	if n := len(revoked.until); n < 100 || n > 300 {
-		t.Errorf("%d are kept of which 100 are needed", n)
-	}
-	for n := range 100 {
-		if _, kept := revoked.until[fmt.Sprint(100*n)]; !kept {
-			t.Fatalf("the revocation %d is forgotten before its token has expired", 100*n)
+		failing.prefix = ""
+		if _, err := iss.Verify(t.Context(), token); err != nil {
+			t.Errorf("%s: Verify = %v once it can be read", name, err)
 		}
 	}
 }
 
-// What the server can't read it can't rule out.
-func TestATokenIsNotAcceptedWhileItsRevocationCannotBeReadOrRuledOut(t *testing.T) {
-	st := openTestStore(t, t.TempDir())
-	iss := newTestIssuer(t, st, time.Hour, 100)
-	c, _, token := clientWithToken(t, iss)
-	damaged := store.Record{Key: revokedTokenKey(c.ClientID, "x"), Value: []byte("{")}
-	if err := st.Commit(t.Context(), store.Batch{Puts: []store.Record{damaged}}); err != nil {
+// failingStore does not read what is kept under a prefix.
+type failingStore struct {
+	store.Store
+	prefix string
+}
+
+func (f *failingStore) Get(ctx context.Context, key string) ([]byte, error) {
+	if f.prefix != "" && strings.HasPrefix(key, f.prefix) {
+		return nil, errors.New("the disk fails")
+	}
+	return f.Store.Get(ctx, key)
+}
+
+// A change is for one credential; another one of its group, whose tokens are
+// looked at anew, stays as good as it was.
+func TestAChangeOfOneCredentialLeavesItsGroupAlone(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	c, secret, token := clientWithToken(t, iss)
+	a, err := iss.Verify(t.Context(), token)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := iss.Verify(t.Context(), token); err == nil || isRefusal(err) {
-		t.Errorf("Verify = %v, want that it can't tell", err)
-	}
-	if kept := iss.registry.verified.get(token); !kept.revoked() {
-		t.Error("a token counts though the revocations of its client were not read")
-	}
-	if err := st.Commit(t.Context(), store.Batch{Deletes: []string{damaged.Key}}); err != nil {
-		t.Fatal(err)
-	}
+	iss.registry.apply(&Credential{ClientID: c.ClientID})
 	if _, err := iss.Verify(t.Context(), token); err != nil {
-		t.Errorf("Verify = %v once they can be read", err)
+		t.Errorf("its token: %v", err)
+	}
+	if kept, _ := iss.registry.verified.get(token); kept.number(packedChanges) != a.changes+1 {
+		t.Error("what was read then is not remembered: it is read each time")
+	}
+	if _, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret)); err != nil {
+		t.Errorf("a token for it: %v", err)
 	}
 }
 

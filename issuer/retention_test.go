@@ -60,10 +60,6 @@ func TestCredentialsThatHaveEndedLeaveTheDisk(t *testing.T) {
 	if left := append(keys(t, st, endedPrefix), keys(t, st, listedPrefix)...); len(left) != 1 {
 		t.Errorf("the indexes still hold %q", left)
 	}
-	if reason := refused(t, iss, token); reason != "revoked" {
-		t.Errorf("in memory, its token is refused as %q", reason)
-	}
-	forget(t, iss, revoked.ClientID)
 	if reason := refused(t, iss, token); reason != "unknown client" {
 		t.Errorf("its token is refused as %q", reason)
 	}

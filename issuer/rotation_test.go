@@ -212,7 +212,7 @@ func TestARevokedKeyEndsItsTokensAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := new(watcher)
-	if err := access.Watch(&w.Watch, w); err != nil {
+	if err := access.Watch(t.Context(), &w.Watch, w); err != nil {
 		t.Fatal(err)
 	}
 	defer w.Stop()

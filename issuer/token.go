@@ -34,7 +34,7 @@ type IssuedToken struct {
 // *TokenError where it refuses, and any other error where it cannot tell.
 func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, error) {
 	now := time.Now()
-	st, c, err := i.authenticate(ctx, req.ClientAuthentication, now)
+	c, err := i.authenticate(ctx, req.ClientAuthentication, now)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 	case req.GrantType != grantType:
 		return nil, &TokenError{"unsupported_grant_type", "only client_credentials is supported", "grant type not supported", c.ClientID}
 	}
-	audiences := i.Audiences(c)
+	audiences := i.Audiences(c.Credential)
 	if len(req.Resources) > 0 {
 		if slices.ContainsFunc(req.Resources, func(r string) bool { return !slices.Contains(audiences, r) }) {
 			return nil, &TokenError{"invalid_target", "the client may not have a token for the requested resource", "resource not allowed", c.ClientID}
@@ -67,34 +67,39 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 		expires = c.Expires.Truncate(time.Second)
 	}
 	key := &i.keys().signing
-	t := &cachedToken{Token: Token{
+	a := Access{Token: Token{
 		ID:       newTokenID(),
 		ClientID: c.ClientID,
 		Scope:    strings.Join(scopes, " "),
-		Scopes:   scopes,
-		Audience: audiences,
 		IssuedAt: issuedAt,
 		Expires:  expires,
+		audience: joinAudience(audiences),
 		issuer:   i.policy.Issuer,
 		keyID:    key.id,
 		epoch:    c.Epoch,
-		state:    st,
-	}}
-	t.reissued.Store(i.registry.expiryRefused(expires))
-	if t.text, err = key.sign(&t.Token); err != nil {
+		reissued: i.registry.expiryRefused(expires),
+	}, group: i.registry.group(c.ClientID)}
+	text, err := key.sign(&a.Token, audiences)
+	if err != nil {
 		return nil, err
 	}
-	inOnePiece(&t.text, &t.ID, &t.ClientID, &t.Scope)
 	// What was revoked while the token was signed must not leave as if it were
 	// not.
-	if st.credential.Load().Epoch != c.Epoch {
+	if i.registry.changes[a.group].Load() != c.changes {
+		if c, err = i.registry.credential(ctx, c.ClientID); err != nil {
+			return nil, err
+		}
+	}
+	if a.follow(c); a.ended {
 		return nil, refuseClient(c.ClientID, "revoked")
 	}
-	if t.keyRevoked() {
+	if i.registry.keyRevoked(key.id) {
 		return nil, errors.New("the signing key was revoked, and no other signs yet")
 	}
-	i.registry.verified.add(t) // so that its first use needs no check of what was signed just now
-	return &IssuedToken{Token: t.text, ExpiresIn: expires.Sub(issuedAt), Scope: t.Scope}, nil
+	if packed := a.pack(text); packed != "" {
+		i.registry.verified.add(packed) // so that its first use needs no check of what was signed just now
+	}
+	return &IssuedToken{Token: text, ExpiresIn: expires.Sub(issuedAt), Scope: a.Token.Scope}, nil
 }
 
 // accessClaims are the claims of an RFC 9068 access token.
@@ -111,20 +116,20 @@ type accessClaims struct {
 }
 
 // sign makes an RFC 9068 access token.
-func (k *signingKey) sign(t *Token) (string, error) {
+func (k *signingKey) sign(t *Token, audiences []string) (string, error) {
 	claims := accessClaims{
 		Issuer:   t.issuer,
 		Subject:  t.ClientID,
 		ClientID: t.ClientID,
-		Audience: &t.Audience[0], // a string alone, as most verifiers expect it
+		Audience: &audiences[0], // a string alone, as most verifiers expect it
 		IssuedAt: t.IssuedAt.Unix(),
 		Expires:  t.Expires.Unix(),
 		ID:       t.ID,
 		Scope:    t.Scope,
 		Epoch:    t.epoch,
 	}
-	if len(t.Audience) > 1 {
-		claims.Audience = t.Audience
+	if len(audiences) > 1 {
+		claims.Audience = audiences
 	}
 	payload, err := json.Marshal(&claims)
 	if err != nil {
@@ -144,6 +149,10 @@ func (k *signingKey) sign(t *Token) (string, error) {
 	token.Write(encoding.AppendEncode(segment[:0], signature))
 	return token.String(), nil
 }
+
+// joinAudience returns audiences as a Token has them. No space is in them: see
+// validAudience, and parseClaims.
+func joinAudience(audiences []string) string { return strings.Join(audiences, " ") }
 
 // newTokenID returns 16 random bytes as text.
 func newTokenID() string {

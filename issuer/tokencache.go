@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"hash/maphash"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -15,11 +16,17 @@ import (
 // first, so that clients which fetch a token for each call do not push out
 // those that are in use. Of the tokens on probation, the oldest of the client
 // that has most of them goes first; clients share lanes by a hash.
+//
+// Go's collector follows each pointer in memory, again and again, and far from
+// what the processor has in its caches. A token here is one: to a text, in which
+// it finds no more. The places refer to each other by their numbers.
 type tokenCache struct {
 	seed   maphash.Seed
 	shards [tokenShards]tokenShard
+	places atomic.Pointer[[]*placeBlock] // which only grows
 
-	mu        sync.Mutex // of what follows, and of the links of the entries
+	mu        sync.Mutex // of what follows, and of the links of the places
+	unused    uint32     // the first of those, or 0
 	lanes     [probationLanes]tokenQueue
 	proven    tokenQueue
 	probation int64 // bytes in all lanes
@@ -27,29 +34,31 @@ type tokenCache struct {
 }
 
 type tokenShard struct {
-	mu      sync.RWMutex
-	entries map[uint64]*cachedToken // by the hash of the end of the token
-	_       [40]byte                // shards of one cache line would slow each other down
+	mu     sync.RWMutex
+	places map[uint64]uint32 // by the hash of the end of the token
+	_      [40]byte          // shards of one cache line would slow each other down
 }
 
-// cachedToken is a token in the cache.
-type cachedToken struct {
-	Token
-	text string
-	hash uint64 // set by add
+// place is one of a token in the cache. Number 0 is none.
+type place struct {
+	token packedToken // guarded by the shard of its hash
+	hash  uint64
 	// uses counts up to enoughUses since it was last moved.
 	uses atomic.Uint32
-	next *cachedToken // in its queue
+	next uint32 // in its queue
 }
 
-// tokenQueue is a list of entries, the oldest first.
+type placeBlock [blockPlaces]place
+
+// tokenQueue is a list of places, the oldest first.
 type tokenQueue struct {
-	first, last *cachedToken
+	first, last uint32
 	bytes       int64
 }
 
 const (
 	tokenShards    = 64
+	blockPlaces    = 1024
 	probationLanes = 256
 	// probationShare is the part of the bytes that tokens on probation keep when
 	// the cache is full.
@@ -58,43 +67,81 @@ const (
 	enoughUses     = 3  // more do not make a token stay longer
 	// secondChances bounds how many entries one addition looks at.
 	secondChances = 64
-	// cachedTokenBytes is what an entry takes beside its text: the record, the
-	// claims and the places in map and queue.
-	cachedTokenBytes = 500
+	// placeBytes is what a token takes beside its own: the place, its number in
+	// the map, and what Go rounds up.
+	placeBytes = 120
 )
 
 func newTokenCache(maxBytes int64) *tokenCache {
 	c := &tokenCache{seed: maphash.MakeSeed(), max: maxBytes}
 	for n := range c.shards {
-		c.shards[n].entries = make(map[uint64]*cachedToken)
+		c.shards[n].places = make(map[uint64]uint32)
 	}
+	c.places.Store(new([]*placeBlock))
 	return c
 }
 
-// get returns the token of that text, or nil.
-func (c *tokenCache) get(text string) *cachedToken {
+// get returns the token of that text and its place, or an empty one.
+func (c *tokenCache) get(text string) (packedToken, uint32) {
 	hash := c.hash(text)
 	shard := c.shard(hash)
 	shard.mu.RLock()
-	t := shard.entries[hash]
-	shard.mu.RUnlock()
-	if t == nil || t.text != text {
-		return nil
+	n := shard.places[hash]
+	if n == 0 {
+		shard.mu.RUnlock()
+		return "", 0
 	}
-	return t
+	p := c.place(n).token
+	shard.mu.RUnlock()
+	if p.text() != text {
+		return "", 0
+	}
+	return p, n
 }
 
-// add keeps a token whose signature is good, and drops others until all fit.
-func (c *tokenCache) add(t *cachedToken) {
+// add keeps a token whose signature is good, and drops others until all fit. It
+// returns its place, or 0 where it is not kept, or was before.
+func (c *tokenCache) add(p packedToken) uint32 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	t.hash = c.hash(t.text)
-	if t.bytes() > c.max/probationShare || !c.shard(t.hash).put(t) {
+	hash := c.hash(p.text())
+	if p.bytes() > c.max/probationShare || c.shard(hash).has(hash) {
+		return 0
+	}
+	n := c.freePlace()
+	at := c.place(n)
+	at.hash = hash
+	at.uses.Store(0)
+	c.shard(hash).put(at, n, p)
+	c.push(c.lane(p), n)
+	c.probation += p.bytes()
+	c.shrink()
+	return n
+}
+
+// replace has a token that is still in its place say something else of itself,
+// in as many bytes.
+func (c *tokenCache) replace(n uint32, before, after packedToken) {
+	if n == 0 || len(before) != len(after) {
 		return
 	}
-	c.lane(t).push(t)
-	c.probation += t.bytes()
-	c.shrink()
+	shard := c.shard(c.hash(before.text()))
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if at := c.place(n); shard.places[c.hash(before.text())] == n && at.token == before {
+		at.token = after
+	}
+}
+
+// used notes that the token in that place was accepted. Losing a count to another
+// request, or giving it to the next token in that place, does no harm.
+func (c *tokenCache) used(n uint32) {
+	if n == 0 {
+		return
+	}
+	if at := c.place(n); at.uses.Load() < enoughUses {
+		at.uses.Add(1)
+	}
 }
 
 // resize changes how many bytes there may be.
@@ -105,54 +152,48 @@ func (c *tokenCache) resize(maxBytes int64) {
 	c.shrink()
 }
 
-// used notes that the token was accepted.
-func (t *cachedToken) used() {
-	// Losing a count to another request does no harm.
-	if n := t.uses.Load(); n < enoughUses {
-		t.uses.Store(n + 1)
-	}
-}
-
-// size returns the number of entries and their bytes.
-func (c *tokenCache) size() (entries int, bytes int64) {
+// size returns the number of tokens and their bytes.
+func (c *tokenCache) size() (tokens int, bytes int64) {
 	for n := range c.shards {
 		c.shards[n].mu.RLock()
-		entries += len(c.shards[n].entries)
+		tokens += len(c.shards[n].places)
 		c.shards[n].mu.RUnlock()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return entries, c.probation + c.proven.bytes
+	return tokens, c.probation + c.proven.bytes
 }
 
-// shrink drops entries until the rest fits.
+// shrink drops tokens until the rest fits.
 func (c *tokenCache) shrink() {
 	for tried := 0; c.probation+c.proven.bytes > c.max; tried++ {
 		c.makeRoom(tried >= secondChances)
 	}
 }
 
-// makeRoom drops an entry, or gives one that was used a second chance, unless
-// it must drop one.
+// makeRoom drops a token, or gives one that was used a second chance, unless it
+// must drop one.
 func (c *tokenCache) makeRoom(must bool) {
-	if c.proven.first == nil || c.probation > c.max/probationShare {
-		t := c.longestLane().pop()
-		c.probation -= t.bytes()
-		if t.uses.Load() < provenUses {
-			c.shard(t.hash).drop(t)
+	if c.proven.first == 0 || c.probation > c.max/probationShare {
+		n := c.pop(c.longestLane())
+		at := c.place(n)
+		c.probation -= at.token.bytes()
+		if at.uses.Load() < provenUses {
+			c.drop(n)
 			return
 		}
-		t.uses.Store(0)
-		c.proven.push(t)
+		at.uses.Store(0)
+		c.push(&c.proven, n)
 		return
 	}
-	t := c.proven.pop()
-	if uses := t.uses.Load(); uses > 0 && !must {
-		t.uses.Store(uses - 1)
-		c.proven.push(t)
+	n := c.pop(&c.proven)
+	at := c.place(n)
+	if uses := at.uses.Load(); uses > 0 && !must {
+		at.uses.Store(uses - 1)
+		c.push(&c.proven, n)
 		return
 	}
-	c.shard(t.hash).drop(t)
+	c.drop(n)
 }
 
 func (c *tokenCache) longestLane() *tokenQueue {
@@ -165,8 +206,8 @@ func (c *tokenCache) longestLane() *tokenQueue {
 	return longest
 }
 
-func (c *tokenCache) lane(t *cachedToken) *tokenQueue {
-	return &c.lanes[maphash.String(c.seed, t.ClientID)%probationLanes]
+func (c *tokenCache) lane(p packedToken) *tokenQueue {
+	return &c.lanes[maphash.String(c.seed, p.clientID())%probationLanes]
 }
 
 // hash is that of the end of the text: part of the signature, and as good as
@@ -178,42 +219,78 @@ func (c *tokenCache) hash(text string) uint64 {
 
 func (c *tokenCache) shard(hash uint64) *tokenShard { return &c.shards[hash%tokenShards] }
 
-// put adds an entry, and reports false where there is one of that hash.
-func (s *tokenShard) put(t *cachedToken) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, known := s.entries[t.hash]; known {
-		return false
+func (c *tokenCache) place(n uint32) *place {
+	return &(*c.places.Load())[n/blockPlaces][n%blockPlaces]
+}
+
+// freePlace returns the number of a place that is taken out of the unused ones.
+func (c *tokenCache) freePlace() uint32 {
+	if c.unused == 0 {
+		blocks := *c.places.Load()
+		first := uint32(len(blocks) * blockPlaces) //nolint:gosec // G115: tokens of so many bytes in all
+		block := new(placeBlock)
+		for n := range uint32(blockPlaces - 1) {
+			block[n].next = first + n + 1
+		}
+		more := append(slices.Clip(blocks), block)
+		c.places.Store(&more)
+		c.unused = first
+		if first == 0 {
+			c.unused = 1
+		}
 	}
-	s.entries[t.hash] = t
-	return true
+	n := c.unused
+	c.unused = c.place(n).next
+	return n
 }
 
-func (s *tokenShard) drop(t *cachedToken) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.entries, t.hash)
+// drop forgets the token of a place that is in no queue.
+func (c *tokenCache) drop(n uint32) {
+	at := c.place(n)
+	c.shard(at.hash).drop(at)
+	at.next, c.unused = c.unused, n
 }
 
-func (q *tokenQueue) push(t *cachedToken) {
-	t.next = nil
-	if q.last == nil {
-		q.first = t
+func (c *tokenCache) push(q *tokenQueue, n uint32) {
+	at := c.place(n)
+	at.next = 0
+	if q.last == 0 {
+		q.first = n
 	} else {
-		q.last.next = t
+		c.place(q.last).next = n
 	}
-	q.last = t
-	q.bytes += t.bytes()
+	q.last = n
+	q.bytes += at.token.bytes()
 }
 
-func (q *tokenQueue) pop() *cachedToken {
-	t := q.first
-	if q.first = t.next; q.first == nil {
-		q.last = nil
+func (c *tokenCache) pop(q *tokenQueue) uint32 {
+	n := q.first
+	at := c.place(n)
+	if q.first = at.next; q.first == 0 {
+		q.last = 0
 	}
-	t.next = nil
-	q.bytes -= t.bytes()
-	return t
+	q.bytes -= at.token.bytes()
+	return n
 }
 
-func (t *cachedToken) bytes() int64 { return int64(len(t.text) + cachedTokenBytes) }
+func (s *tokenShard) has(hash uint64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.places[hash] != 0
+}
+
+func (s *tokenShard) put(at *place, n uint32, p packedToken) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at.token = p
+	s.places[at.hash] = n
+}
+
+func (s *tokenShard) drop(at *place) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at.token = ""
+	delete(s.places, at.hash)
+}
+
+func (p packedToken) bytes() int64 { return int64(len(p) + placeBytes) }

@@ -13,13 +13,19 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// cached makes an entry of a client, of 100 bytes of text.
-func cached(client, n int) *cachedToken {
+// cached makes a token of a client, of 100 bytes of text.
+func cached(client, n int) packedToken {
 	text := fmt.Sprintf("%084d%08d%08d", 0, client, n) // no two end alike, as signatures
-	return &cachedToken{text: text, Token: Token{ID: text, ClientID: fmt.Sprint("client ", client)}}
+	a := Access{Token: Token{ID: "id", ClientID: fmt.Sprintf("client %8d", client)}}
+	return a.pack(text)
 }
 
-const cachedSize = 100 + cachedTokenBytes
+const cachedSize = packedHead + 100 + 2 + 15 + placeBytes
+
+func (c *tokenCache) use(p packedToken) {
+	_, place := c.get(p.text())
+	c.used(place)
+}
 
 func TestTheTokenCacheStaysWithinItsBytes(t *testing.T) {
 	const room = 1000
@@ -28,7 +34,7 @@ func TestTheTokenCacheStaysWithinItsBytes(t *testing.T) {
 		entry := cached(n%7, n)
 		c.add(entry)
 		for range n % 4 { // some are used much, some not at all
-			c.get(entry.text).used()
+			c.use(entry)
 		}
 	}
 	entries, bytes := c.size()
@@ -39,9 +45,8 @@ func TestTheTokenCacheStaysWithinItsBytes(t *testing.T) {
 	if entries, bytes = c.size(); entries != room/2 || bytes != room*cachedSize/2 {
 		t.Errorf("half as large, it has %d entries of %d bytes, want %d of %d", entries, bytes, room/2, room*cachedSize/2)
 	}
-	huge := &cachedToken{text: strings.Repeat("x", room*cachedSize/probationShare)}
-	c.add(huge)
-	if c.get(huge.text) != nil {
+	huge := new(Access).pack(strings.Repeat("x", room*cachedSize/2/probationShare))
+	if place := c.add(huge); place != 0 {
 		t.Error("a token that would push out a tenth of the others is kept")
 	}
 }
@@ -52,12 +57,12 @@ func TestTheTokenCacheStaysWithinItsBytes(t *testing.T) {
 func TestAClientWithATokenForEachCallPushesOutNobodyElse(t *testing.T) {
 	const room = 1000
 	c := newTokenCache(room * cachedSize)
-	var inUse, fetched []*cachedToken
+	var inUse, fetched []packedToken
 	for n := range room / 2 {
 		entry := cached(1000+n, 0)
 		c.add(entry)
-		entry.used()
-		entry.used()
+		c.use(entry)
+		c.use(entry)
 		inUse = append(inUse, entry)
 	}
 	for n := range 50 {
@@ -68,16 +73,16 @@ func TestAClientWithATokenForEachCallPushesOutNobodyElse(t *testing.T) {
 	for n := range 50 * room {
 		entry := cached(1, n)
 		c.add(entry)
-		entry.used() // once: it is the token of one call
+		c.use(entry) // once: it is the token of one call
 		if n%100 == 0 {
 			for _, other := range inUse {
-				other.used()
+				c.use(other)
 			}
 		}
 	}
 	lost := 0
 	for _, entry := range append(inUse, fetched...) {
-		if c.get(entry.text) != entry {
+		if kept, _ := c.get(entry.text()); kept != entry {
 			lost++
 		}
 	}
@@ -176,32 +181,65 @@ func TestATokenIsKeptAsItIsSigned(t *testing.T) {
 			t.Fatalf("a token that is not kept was checked %d times", n)
 		}
 		if !reflect.DeepEqual(signed.Token, checked.Token) {
-			t.Errorf("kept: %+v\nread: %+v", signed.Token, checked.Token)
+			t.Errorf("kept: %#v\nread: %#v", signed.Token, checked.Token)
 		}
 	}
 }
 
-func TestTokensOfAClientKeepOnceWhatTheyAllSay(t *testing.T) {
-	f := newForge(t, makeKey(t, "ES256"))
-	var tokens []string
-	for range 2 {
-		issued, err := f.iss.Issue(t.Context(), tokenRequest(f.client.ClientID, f.secret))
-		if err != nil {
-			t.Fatal(err)
-		}
-		tokens = append(tokens, issued.Token)
+// A place that was given back is not taken twice, and what asks for it late
+// changes nothing of what is there now.
+func TestPlacesOfTheTokenCacheAreUsedAgain(t *testing.T) {
+	const room = 100
+	c := newTokenCache(room * cachedSize)
+	first := cached(1, 0)
+	place := c.add(first)
+	for n := range 20 * blockPlaces {
+		c.add(cached(n%7, n+1))
 	}
-	f.iss.registry.verified = newTokenCache(DefaultTokenCache) // they are read
-	var read [2]*Token
-	for n, token := range tokens {
-		access, err := f.iss.Verify(t.Context(), token)
-		if err != nil {
-			t.Fatal(err)
-		}
-		read[n] = access.Token
+	if blocks := len(*c.places.Load()); blocks != 1 {
+		t.Errorf("%d tokens at a time take %d blocks", room, blocks)
 	}
-	if &read[0].Audience[0] != &read[1].Audience[0] || &read[0].Scopes[0] != &read[1].Scopes[0] {
-		t.Error("each has its own")
+	now := c.place(place).token
+	if now == first {
+		t.Fatal("the first token is there still")
+	}
+	c.replace(place, first, "x"+first[1:])
+	if c.place(place).token != now {
+		t.Error("a token was replaced by what another one says now")
+	}
+	longer := cached(1, 30*blockPlaces)
+	place = c.add(longer)
+	c.replace(place, longer, longer+"x")
+	if c.place(place).token != longer {
+		t.Error("a token was replaced by a longer one, which is not accounted for")
+	}
+	c.replace(place, longer, "x"+longer[1:])
+	if c.place(place).token != "x"+longer[1:] {
+		t.Error("it was not replaced by what it says now")
+	}
+}
+
+func TestATokenIsUnpackedAsItWasPacked(t *testing.T) {
+	for _, a := range []Access{
+		{},
+		{
+			Token: Token{
+				ID: "id", ClientID: "client", Scope: "a b", IssuedAt: time.Unix(1, 0), Expires: time.Unix(2, 0),
+				audience: "c d", notBefore: time.Unix(3, 0), issuer: "issuer", keyID: "key", epoch: 1<<63 + 4, reissued: true,
+			},
+			Account: "account", ends: time.UnixMilli(5_006), ended: true, version: 1<<63 + 7, changes: 1<<63 + 8, group: 0xA0B0,
+		},
+	} {
+		packed := a.pack("text")
+		var got Access
+		packed.unpack(&got)
+		if packed.text() != "text" || packed.clientID() != a.Token.ClientID || !reflect.DeepEqual(got, a) {
+			t.Errorf("%#v of %q became %#v of %q", a, "text", got, packed.text())
+		}
+	}
+	tooLong := Access{Token: Token{Scope: strings.Repeat("x", 1<<16)}}
+	if packed := tooLong.pack("text"); packed != "" {
+		t.Error("a text was packed whose length can't be written")
 	}
 }
 

@@ -4,8 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"sync/atomic"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,33 +17,37 @@ import (
 type Token struct {
 	ID       string // the jti claim
 	ClientID string
-	// Scope is the scope claim, and Scopes its parts.
-	Scope    string
-	Scopes   []string
-	Audience []string
+	Scope    string // the scope claim
 	IssuedAt time.Time
 	Expires  time.Time
 
+	audience  string // the values of the aud claim, a space between each two
 	notBefore time.Time
 	issuer    string
 	keyID     string
 	epoch     uint64
-	state     *state
-	// cleared is the version of the revoked tokens of its client that it was
-	// last found to be none of.
-	cleared atomic.Uint32
 	// reissued says that the clock was set back before it was issued, to where
 	// tokens of its expiry had been refused as expired, and that it was none of them.
-	reissued atomic.Bool
+	reissued bool
 }
 
-// Access is a token that counts now, and the credential that it was issued for
-// as it is now.
+// Access is a token that counts now, and what is known of the credential that
+// it was issued for.
 type Access struct {
-	Token      *Token
-	Credential *Credential
+	Token   Token
+	Account string // the credential's
 
-	at time.Time // when it was found to count
+	issuer  *Issuer
+	at      time.Time // when it was found to count
+	ends    time.Time // when the credential expires; zero for never
+	ended   bool      // what the token was issued under was revoked, or it was itself
+	version uint64    // of the credential
+	// changes is how many of its group's were applied before all of this was read.
+	changes uint64
+	group   uint16
+
+	packed packedToken // all of this, as the cache has it
+	place  uint32      // where it has that; 0 for nowhere
 }
 
 // Refusal says why a token does not count. The reason is for the operator, from
@@ -56,55 +59,130 @@ func (r *Refusal) Error() string { return "token refused: " + r.Reason }
 // Verify returns what a token gives access to. It returns a *Refusal where the
 // token does not count, and any other error where it cannot tell. Audience and
 // scope are for the caller to check.
-func (i *Issuer) Verify(ctx context.Context, token string) (Access, error) {
-	t := i.registry.verified.get(token)
-	if t == nil {
-		var err error
-		if t, err = i.verify(ctx, token); err != nil {
+func (i *Issuer) Verify(ctx context.Context, token string) (a Access, err error) {
+	if !a.recall(i.registry.verified, token) {
+		if a, err = i.verify(ctx, token); err != nil {
 			return Access{}, err
 		}
 	}
-	if err := t.state.readRevokedTokens(ctx); err != nil {
+	a.issuer, a.at = i, time.Now()
+	if err = i.refresh(ctx, &a); err == nil {
+		err = i.refuse(&a)
+	}
+	if err != nil {
 		return Access{}, err
 	}
-	access := t.access()
-	if err := i.refuse(access); err != nil {
-		return Access{}, err
-	}
-	t.used()
-	return access, nil
+	i.registry.verified.used(a.place)
+	return a, nil
 }
 
-// access returns what the token gives access to, if it counts.
-func (t *cachedToken) access() Access {
-	return Access{Token: &t.Token, Credential: t.state.credential.Load(), at: time.Now()}
+// Credential returns the credential that the token was issued for, as it is now.
+func (a *Access) Credential(ctx context.Context) (*Credential, error) {
+	c, err := a.issuer.registry.credential(ctx, a.Token.ClientID)
+	return c.Credential, err
+}
+
+// Caller returns who asks for something with the token.
+func (a *Access) Caller(ctx context.Context) (Caller, error) {
+	c, err := a.Credential(ctx)
+	return Caller{c, a.Token.Scopes()}, err
+}
+
+// recall takes over what the cache has of a token, if it has it.
+func (a *Access) recall(c *tokenCache, token string) bool {
+	packed, place := c.get(token)
+	if place == 0 {
+		return false
+	}
+	packed.unpack(a)
+	a.packed, a.place = packed, place
+	return true
+}
+
+// refresh reads what is known of the credential again, unless no change has been
+// applied since it was read.
+func (i *Issuer) refresh(ctx context.Context, a *Access) error {
+	if i.registry.changes[a.group].Load() == a.changes {
+		return nil
+	}
+	// A client that goes away must not look like a store that can't be read.
+	if err := i.registry.judge(context.WithoutCancel(ctx), a); err != nil {
+		return err
+	}
+	i.registry.remember(a)
+	return nil
+}
+
+// judge reads what is known of the token's credential. It returns a *Refusal where
+// there is none.
+func (r *registry) judge(ctx context.Context, a *Access) error {
+	c, err := r.credential(ctx, a.Token.ClientID)
+	if errors.Is(err, store.ErrNotFound) {
+		return &Refusal{"unknown client"}
+	}
+	if err != nil {
+		return fmt.Errorf("reading a credential: %w", err)
+	}
+	revoked, err := r.tokenRevoked(ctx, &a.Token)
+	if err != nil {
+		return fmt.Errorf("reading whether a token was revoked: %w", err)
+	}
+	a.follow(c)
+	a.ended = a.ended || revoked
+	return nil
+}
+
+// follow takes over what counts of the credential.
+func (a *Access) follow(c remembered) {
+	a.Account = c.Account
+	a.ends = c.Expires
+	a.ended = c.ended(&a.Token)
+	a.version, a.changes = c.Version, c.changes
 }
 
 // refuse returns why a token of a good signature does not count now, or nil.
 // The cache outlives configurations: whether its tokens are of this issuer, and
 // of a key that still counts, is asked each time too.
-func (i *Issuer) refuse(a Access) error {
-	t, c := a.Token, a.Credential
+func (i *Issuer) refuse(a *Access) error {
+	t := &a.Token
 	_, trusted := i.keys().verify[t.keyID]
 	switch {
-	case !trusted || t.keyRevoked():
+	case !trusted || i.registry.keyRevoked(t.keyID):
 		return &Refusal{"unknown key"}
 	case t.issuer != i.policy.Issuer:
 		return &Refusal{"wrong issuer"}
 	case !a.at.Before(t.Expires):
-		t.state.registry.refuseExpiry(t.Expires)
-		t.reissued.Store(false)
+		i.registry.refuseExpiry(t.Expires)
+		i.registry.forgetReissue(a)
 		return &Refusal{"expired"}
-	case t.state.registry.expiryRefused(t.Expires) && !t.reissued.Load():
+	case i.registry.expiryRefused(t.Expires) && !t.reissued:
 		return &Refusal{"expired"} // the clock was set back
 	case a.at.Before(t.notBefore):
 		return &Refusal{"not valid yet"}
-	case c.ended(t) || t.revoked():
+	case a.ended:
 		return &Refusal{"revoked"}
-	case !c.Active(a.at):
+	case !a.ends.IsZero() && !a.at.Before(a.ends):
 		return &Refusal{"credential expired"}
 	}
 	return nil
+}
+
+// forgetReissue has a token that has expired be one of those of its expiry that
+// were refused.
+func (r *registry) forgetReissue(a *Access) {
+	if a.Token.reissued {
+		a.Token.reissued = false
+		r.remember(a)
+	}
+}
+
+// remember has the cache say of a token what is known now.
+func (r *registry) remember(a *Access) {
+	if a.place != 0 {
+		before := a.packed
+		a.packed = a.pack(before.text())
+		r.verified.replace(a.place, before, a.packed)
+	}
 }
 
 // refuseExpiry notes the expiry of a token that was refused as expired.
@@ -126,87 +204,69 @@ func (r *registry) expiryRefused(expires time.Time) bool {
 // little comes first: the checks of signatures are bounded in number, so that
 // a flood of garbage leaves the rest of the server its share of the processors,
 // and one token that many requests bring at once is checked once.
-func (i *Issuer) verify(ctx context.Context, token string) (*cachedToken, error) {
+func (i *Issuer) verify(ctx context.Context, token string) (a Access, err error) {
 	jws, err := parseCompact(token)
 	if err != nil {
-		return nil, &Refusal{err.Error()}
+		return a, &Refusal{err.Error()}
 	}
 	key, known := i.keys().verify[jws.keyID]
 	if !known {
-		return nil, &Refusal{"unknown key"}
+		return a, &Refusal{"unknown key"}
 	}
 	if jws.algorithm != key.method.Alg() {
-		return nil, &Refusal{"wrong algorithm"}
+		return a, &Refusal{"wrong algorithm"}
 	}
-	return i.verifying.check(ctx, token, func(ctx context.Context) (*cachedToken, error) {
-		if t := i.registry.verified.get(token); t != nil { // from a request just before
-			return t, nil
+	return i.verifying.check(ctx, token, func(ctx context.Context) (a Access, err error) {
+		if a.recall(i.registry.verified, token) { // from a request just before
+			return a, nil
 		}
-		t, err := i.verifySigned(ctx, token, jws, key)
-		if err == nil && i.refuse(t.access()) == nil {
-			i.registry.verified.add(t)
+		if a, err = i.verifySigned(ctx, jws, key); err != nil {
+			return a, err
 		}
-		return t, err
+		a.at = time.Now()
+		if a.packed = a.pack(token); a.packed != "" && i.refuse(&a) == nil {
+			a.place = i.registry.verified.add(a.packed)
+		}
+		return a, nil
 	})
 }
 
-func (i *Issuer) verifySigned(ctx context.Context, token string, jws *compact, key verifyKey) (*cachedToken, error) {
+func (i *Issuer) verifySigned(ctx context.Context, jws *compact, key verifyKey) (a Access, err error) {
 	if err := i.registry.checkSignature(ctx, jws, key); err != nil {
-		return nil, err
+		return a, err
 	}
 	claims, err := parseClaims(jws.payload)
 	if err != nil {
-		return nil, &Refusal{err.Error()}
+		return a, &Refusal{err.Error()}
 	}
-	inOnePiece(&token, &claims.id, &claims.clientID, &claims.scope)
-	scopes, ok := SplitScope(claims.scope)
+	_, ok := SplitScope(claims.scope)
 	switch {
 	case !ok:
-		return nil, &Refusal{"missing or malformed claim scope"}
+		return a, &Refusal{"missing or malformed claim scope"}
 	case claims.issuer != i.policy.Issuer:
-		return nil, &Refusal{"wrong issuer"}
+		return a, &Refusal{"wrong issuer"}
 	case claims.subject != claims.clientID:
-		return nil, &Refusal{"subject is not the client"}
+		return a, &Refusal{"subject is not the client"}
 	case claims.issuedAt.After(time.Now().Add(clockMargin)):
-		return nil, &Refusal{"issued in the future"}
+		return a, &Refusal{"issued in the future"}
 	case claims.expires.Sub(claims.issuedAt) > i.registry.longestLifetime():
 		// This server never issued it: somebody else has its signing key.
-		return nil, &Refusal{"lives too long"}
+		return a, &Refusal{"lives too long"}
 	}
-	st, err := i.registry.state(ctx, claims.clientID)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, &Refusal{"unknown client"}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading a credential: %w", err)
-	}
-	if err := st.readRevokedTokens(ctx); err != nil {
-		return nil, err
-	}
-	c := st.credential.Load()
-	return &cachedToken{text: token, Token: Token{
+	a.Token = Token{
 		ID:        claims.id,
 		ClientID:  claims.clientID,
 		Scope:     claims.scope,
-		Scopes:    shared(scopes, c.Scopes),
-		Audience:  shared(claims.audience, i.Audiences(c)),
 		IssuedAt:  claims.issuedAt,
 		Expires:   claims.expires,
+		audience:  joinAudience(claims.audience),
 		notBefore: claims.notBefore,
 		issuer:    i.policy.Issuer,
 		keyID:     key.id,
 		epoch:     claims.epoch,
-		state:     st,
-	}}, nil
-}
-
-// shared returns known where it says the same, so that the cache has what many
-// tokens say once.
-func shared(list, known []string) []string {
-	if slices.Equal(list, known) {
-		return known
 	}
-	return list
+	a.group = i.registry.group(claims.clientID)
+	return a, i.registry.judge(ctx, &a)
 }
 
 // SignatureChecks counts them for the whole process. Those of good signatures
@@ -244,18 +304,32 @@ func (c *Credential) ended(t *Token) bool {
 	return !c.Revoked.IsZero() || c.Epoch != t.epoch
 }
 
-// revoked reports whether the token was revoked by itself.
-func (t *Token) revoked() bool { return t.state.revokedTokens.has(t) }
+// Scopes returns the parts of the scope claim.
+func (t *Token) Scopes() []string { return strings.Fields(t.Scope) }
 
-// keyRevoked reports whether the key was that has signed the token, though the
-// keys of a configuration may not show it yet.
-func (t *Token) keyRevoked() bool { return t.state.registry.keyRevoked(t.keyID) }
+// HasScope reports whether the scope is among those of the token.
+func (t *Token) HasScope(scope string) bool { return hasWord(t.Scope, scope) }
+
+// Audience returns the values of the aud claim.
+func (t *Token) Audience() []string { return strings.Fields(t.audience) }
 
 // For reports whether the token was issued for the audience.
-func (t *Token) For(audience string) bool {
-	return slices.Contains(t.Audience, audience)
+func (t *Token) For(audience string) bool { return hasWord(t.audience, audience) }
+
+// hasWord reports whether a word is among those of a text, between which is a
+// space each.
+func hasWord(text, word string) bool {
+	for known := range strings.SplitSeq(text, " ") {
+		if known == word {
+			return word != ""
+		}
+	}
+	return false
 }
 
 // String keeps a token that ends up in a log or a template from telling more
 // than which one it is.
-func (t *Token) String() string { return "token " + t.ID }
+func (t Token) String() string { return "token " + t.ID }
+
+// String does the same.
+func (a Access) String() string { return a.Token.String() }

@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"context"
 	"sync"
 	"time"
 )
@@ -18,10 +19,15 @@ type Watcher interface {
 // Watch is a place in the list of those that are told when a token ends. Its
 // zero value is ready for use, once.
 type Watch struct {
-	token   *Token
+	access  *Access
 	watcher Watcher
+	list    *watchList
 
-	prev, next *Watch // guarded by the list
+	// Guarded by the list:
+	version    uint64    // of the credential that says what follows
+	ends       time.Time // when the access does by itself
+	ended      bool      // it was revoked
+	prev, next *Watch
 
 	telling sync.Mutex
 	stopped bool // guarded by telling
@@ -29,50 +35,69 @@ type Watch struct {
 
 const (
 	tellAgain = 100 * time.Millisecond
-	// watchRound bounds how long a credential's timer runs when nothing is
-	// watched any more. While something is, the list is looked through as often.
+	// watchRound bounds how long a list's timer runs when nothing is watched any
+	// more. While something is, the list is looked through as often.
 	watchRound = 30 * time.Second
+	// watchLists is over how many lists the watches are spread, by credential, so
+	// that a change looks through few of them.
+	watchLists = 1024
 )
 
 // Watch has the watcher told when the access ends, until Stop is called. It
-// returns a *Refusal where it has ended already since it was verified.
-func (a Access) Watch(w *Watch, watcher Watcher) error {
-	w.token, w.watcher = a.Token, watcher
-	st := a.Token.state
-	st.watches.add(st, w, a.ends(), a.at)
-	if now := st.credential.Load(); now != a.Credential && now.ended(a.Token) || a.Token.revoked() || a.Token.keyRevoked() {
+// returns a *Refusal where it has ended already since it was verified, and any
+// other error where it cannot tell.
+func (a *Access) Watch(ctx context.Context, w *Watch, watcher Watcher) error {
+	r := a.issuer.registry
+	w.access, w.watcher, w.list = a, watcher, r.watchList(a.group)
+	w.version, w.ends = a.version, a.until()
+	w.list.add(r, w, a.at)
+	if r.changes[a.group].Load() == a.changes && !r.keyRevoked(a.Token.keyID) {
+		return nil
+	}
+	now := *a
+	err := a.issuer.refresh(ctx, &now)
+	if err == nil {
+		err = a.issuer.refuse(&now)
+	}
+	if err != nil {
 		w.Stop()
-		return &Refusal{"revoked"}
+		return err
+	}
+	if now.version != a.version {
+		w.list.update(r, w, &now)
 	}
 	return nil
 }
 
 // Stop ends the watch. The watcher is not told anything after it has returned.
 func (w *Watch) Stop() {
-	w.token.state.watches.remove(w)
+	w.list.remove(w)
 	w.telling.Lock()
 	defer w.telling.Unlock()
 	w.stopped = true
 }
 
-// ends returns when the access ends by itself.
-func (a Access) ends() time.Time {
-	if e := a.Credential.Expires; !e.IsZero() && e.Before(a.Token.Expires) {
-		return e
+// until returns when the access ends by itself.
+func (a *Access) until() time.Time { return earlier(a.Token.Expires, a.ends) }
+
+// earlier returns the one that comes first; the second is zero for never.
+func earlier(expires, ends time.Time) time.Time {
+	if !ends.IsZero() && ends.Before(expires) {
+		return ends
 	}
-	return a.Token.Expires
+	return expires
 }
 
-// watchList holds the watches of the tokens of one credential. One timer serves
-// them all, and runs only while there are some, or were lately.
+// watchList holds watches. One timer serves them all, and runs only while there
+// are some, or were lately.
 type watchList struct {
 	mu    sync.Mutex
 	first *Watch
-	timer *time.Timer // nil while it does not run: few of a million clients need one
+	timer *time.Timer // nil while it does not run
 	due   time.Time   // when it fires
 }
 
-func (l *watchList) add(st *state, w *Watch, ends, now time.Time) {
+func (l *watchList) add(r *registry, w *Watch, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w.next = l.first
@@ -81,11 +106,11 @@ func (l *watchList) add(st *state, w *Watch, ends, now time.Time) {
 	}
 	l.first = w
 	if l.timer == nil {
-		l.timer = time.AfterFunc(watchRound, st.watchesDue)
+		l.timer = time.AfterFunc(watchRound, func() { l.tell(r) })
 		l.due = now.Add(watchRound)
 	}
-	if ends.Before(l.due) {
-		l.wake(ends, now)
+	if w.ends.Before(l.due) {
+		l.wake(w.ends, now)
 	}
 }
 
@@ -112,6 +137,43 @@ func (l *watchList) remove(w *Watch) {
 	w.prev, w.next = nil, nil
 }
 
+// update has a watch follow what was read of its credential since it was verified.
+func (l *watchList) update(r *registry, w *Watch, now *Access) {
+	l.mu.Lock()
+	if now.version > w.version {
+		w.version, w.ends = now.version, now.until()
+	}
+	l.mu.Unlock()
+	l.tell(r)
+}
+
+// credentialChanged has the watches of a credential's tokens follow a change, and
+// tells those that it has ended. Changes may arrive in any order.
+func (l *watchList) credentialChanged(r *registry, c *Credential) {
+	l.mu.Lock()
+	for w := l.first; w != nil; w = w.next {
+		if w.access.Token.ClientID == c.ClientID && c.Version > w.version {
+			w.version = c.Version
+			w.ended = w.ended || c.ended(&w.access.Token)
+			w.ends = earlier(w.access.Token.Expires, c.Expires)
+		}
+	}
+	l.mu.Unlock()
+	l.tell(r)
+}
+
+// tokenRevoked tells the watches of a token that was revoked by itself.
+func (l *watchList) tokenRevoked(r *registry, clientID, id string) {
+	l.mu.Lock()
+	for w := l.first; w != nil; w = w.next {
+		if t := &w.access.Token; t.ClientID == clientID && t.ID == id {
+			w.ended = true
+		}
+	}
+	l.mu.Unlock()
+	l.tell(r)
+}
+
 // wake sets the timer. The list is locked.
 func (l *watchList) wake(at, now time.Time) {
 	if latest := now.Add(watchRound); at.After(latest) {
@@ -121,9 +183,9 @@ func (l *watchList) wake(at, now time.Time) {
 	l.timer.Reset(at.Sub(now))
 }
 
-// watchesDue tells those whose token has ended.
-func (s *state) watchesDue() {
-	revoked, expired := s.watches.ended(s.credential.Load(), time.Now())
+// tell tells those whose token has ended.
+func (l *watchList) tell(r *registry) {
+	revoked, expired := l.ended(r, time.Now())
 	for _, w := range revoked {
 		w.tell(w.watcher.TokenRevoked)
 	}
@@ -134,7 +196,7 @@ func (s *state) watchesDue() {
 
 // ended returns the watches whose token has ended, and sets the timer for the
 // next.
-func (l *watchList) ended(c *Credential, now time.Time) (revoked, expired []*Watch) {
+func (l *watchList) ended(r *registry, now time.Time) (revoked, expired []*Watch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.first == nil {
@@ -146,9 +208,9 @@ func (l *watchList) ended(c *Credential, now time.Time) (revoked, expired []*Wat
 	}
 	next := now.Add(watchRound)
 	for w := l.first; w != nil; w = w.next {
-		ends := Access{Token: w.token, Credential: c}.ends()
+		ends := w.ends
 		switch {
-		case c.ended(w.token) || w.token.revoked() || w.token.keyRevoked():
+		case w.ended || r.keyRevoked(w.access.Token.keyID):
 			revoked = append(revoked, w)
 			ends = now.Add(tellAgain)
 		case !now.Before(ends):

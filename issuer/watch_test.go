@@ -50,7 +50,7 @@ func TestAWatcherIsToldOfItsOwnTokenAlone(t *testing.T) {
 	for n := range watchers {
 		var access Access
 		access, tokens[n] = accessFor(t, iss, c, secret)
-		if err := access.Watch(&watchers[n].Watch, &watchers[n]); err != nil {
+		if err := access.Watch(t.Context(), &watchers[n].Watch, &watchers[n]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -82,13 +82,13 @@ func TestAWatchThatARevocationOvertakesIsRefused(t *testing.T) {
 	if _, err := iss.RevokeToken(t.Context(), Caller{Credential: c}, token); err != nil {
 		t.Fatal(err)
 	}
-	if err := byToken.Watch(new(Watch), new(watcher)); !isRefusal(err) {
+	if err := byToken.Watch(t.Context(), new(Watch), new(watcher)); !isRefusal(err) {
 		t.Errorf("watching a token that was revoked meanwhile: %v, want a refusal", err)
 	}
 	if err := iss.Revoke(t.Context(), "", c.ClientID); err != nil {
 		t.Fatal(err)
 	}
-	if err := byCredential.Watch(new(Watch), new(watcher)); !isRefusal(err) {
+	if err := byCredential.Watch(t.Context(), new(Watch), new(watcher)); !isRefusal(err) {
 		t.Errorf("watching a token whose credential was revoked meanwhile: %v, want a refusal", err)
 	}
 }
@@ -105,7 +105,7 @@ func TestWatchesCostNoGoroutine(t *testing.T) {
 	before := runtime.NumGoroutine()
 	all := make([]watcher, streams)
 	for n := range all {
-		if err := access.Watch(&all[n].Watch, &all[n]); err != nil {
+		if err := access.Watch(t.Context(), &all[n].Watch, &all[n]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -130,7 +130,7 @@ func TestWatchesCostNoGoroutine(t *testing.T) {
 		all[n].Stop()
 	}
 	// The timer stops by itself, so that it does not keep what nobody uses.
-	list := &access.Token.state.watches
+	list := iss.registry.watchList(access.group)
 	eventually(t, "the timer stops", func() bool {
 		list.mu.Lock()
 		defer list.mu.Unlock()
