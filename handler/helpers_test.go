@@ -64,11 +64,14 @@ const h2c = "servers {\nprotocols h1 h2c\n}"
 
 // bothVersions runs a test over HTTP/1.1 and over HTTP/2.
 func bothVersions(t *testing.T, s *testserver.Server, test func(t *testing.T)) {
-	for version := 1; version <= 2; version++ {
-		s.HTTP2 = version == 2
-		t.Run(fmt.Sprint("HTTP ", version), test)
+	overVersions(t, s, test, 1, 2)
+}
+
+func overVersions(t *testing.T, s *testserver.Server, test func(t *testing.T), versions ...int) {
+	for _, s.HTTP = range versions {
+		t.Run(fmt.Sprint("HTTP ", s.HTTP), test)
 	}
-	s.HTTP2 = false
+	s.HTTP = 0
 }
 
 // raw sends what no client would.

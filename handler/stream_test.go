@@ -3,8 +3,10 @@ package handler_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +19,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/quic-go/quic-go/http3"
+	"golang.org/x/net/http2"
 
 	"github.com/clientcredentials/caddy-client-credentials/internal/testserver"
 )
@@ -114,9 +118,10 @@ func newStreamUpstream(t *testing.T) (address string, ended chan string) {
 }
 
 // streamSite proxies to an upstream that counts as down, for a long time, after
-// its first fault.
+// its first fault. It is served by TLS too, since HTTP/3 needs it.
 func streamSite(address, app, guard string) string {
-	return site("client_jwks_uri off\n"+app, h2c, `client_credentials {
+	config := site("client_jwks_uri off\n"+app, "auto_https disable_redirects\nservers {\nprotocols h1 h2 h2c h3\n}", `tls internal
+client_credentials {
 `+guard+`
 }
 route /deaf {
@@ -126,6 +131,12 @@ reverse_proxy `+address+` {
 	max_fails 1
 	fail_duration 1h
 }`)
+	return strings.Replace(config, "{{url}} {", "{{url}}, {{tls_url}} {", 1)
+}
+
+// allVersions runs a test over HTTP/1.1, HTTP/2 and HTTP/3.
+func allVersions(t *testing.T, s *testserver.Server, test func(t *testing.T)) {
+	overVersions(t, s, test, 1, 2, 3)
 }
 
 // open sends a request and returns the answer once it has begun.
@@ -181,7 +192,7 @@ func TestStreamsEndWhenTheirTokenExpires(t *testing.T) { // J-01, J-03
 	address, ended := newStreamUpstream(t)
 	s := run(t, streamSite(address, "token_lifetime 3s", ""))
 	c := s.CreateWith(t)
-	bothVersions(t, s, func(t *testing.T) {
+	allVersions(t, s, func(t *testing.T) {
 		for _, path := range []string{"/events", "/silent", "/endless", "/deaf"} {
 			token := s.Token(t, c)
 			expires := expiry(t, token)
@@ -202,7 +213,7 @@ func TestStreamsEndWhenTheirTokenIsRevoked(t *testing.T) { // J-02, J-03
 	address, ended := newStreamUpstream(t)
 	s := run(t, streamSite(address, "", ""))
 	bystander := s.CreateWith(t)
-	bothVersions(t, s, func(t *testing.T) {
+	allVersions(t, s, func(t *testing.T) {
 		for _, path := range []string{"/events", "/silent", "/endless", "/deaf"} {
 			for what, revoke := range map[string]func(c testserver.Credential, token string){
 				"credential": func(c testserver.Credential, _ string) { s.Revoke(t, c) },
@@ -237,7 +248,7 @@ func TestStreamsEndWhenTheirTokenIsRevoked(t *testing.T) { // J-02, J-03
 func TestADownloadThatNobodyReadsEnds(t *testing.T) {
 	address, ended := newStreamUpstream(t)
 	s := run(t, streamSite(address, "", ""))
-	bothVersions(t, s, func(t *testing.T) {
+	allVersions(t, s, func(t *testing.T) {
 		c := s.CreateWith(t)
 		_ = open(t, s, "/endless", s.Token(t, c))
 		time.Sleep(200 * time.Millisecond) // until all buffers are full
@@ -252,7 +263,7 @@ func TestARequestThatWaitsFinishesAfterExpiryAndNotAfterRevocation(t *testing.T)
 	address, ended := newStreamUpstream(t)
 	s := run(t, streamSite(address, "token_lifetime 2s", ""))
 	bystander := s.CreateWith(t)
-	bothVersions(t, s, func(t *testing.T) {
+	allVersions(t, s, func(t *testing.T) {
 		c := s.CreateWith(t)
 		resp := s.Do(t, http.MethodGet, "/late?after=2500ms", "", testserver.Bearer(s.Token(t, c))...)
 		wantStatus(t, resp, http.StatusOK)
@@ -274,7 +285,7 @@ func TestAnUploadEndsWhenItsTokenIsRevokedAndIsNoFaultOfTheUpstream(t *testing.T
 	address, ended := newStreamUpstream(t)
 	s := run(t, streamSite(address, "", ""))
 	bystander := s.CreateWith(t)
-	bothVersions(t, s, func(t *testing.T) {
+	allVersions(t, s, func(t *testing.T) {
 		c := s.CreateWith(t)
 		body, writer := io.Pipe()
 		defer writer.Close()
@@ -286,14 +297,7 @@ func TestAnUploadEndsWhenItsTokenIsRevokedAndIsNoFaultOfTheUpstream(t *testing.T
 				time.Sleep(5 * time.Millisecond)
 			}
 		}()
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL("/upload"), body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+s.Token(t, c))
-		time.AfterFunc(300*time.Millisecond, func() { s.Revoke(t, c) })
-		resp := s.Send(t, req)
-		wantStatus(t, resp, http.StatusUnauthorized)
+		wantUploadRefused(t, s, "/upload", c, body)
 		wantEnded(t, ended, "/upload")
 		wantHealthy(t, s, s.Token(t, bystander))
 	})
@@ -302,45 +306,95 @@ func TestAnUploadEndsWhenItsTokenIsRevokedAndIsNoFaultOfTheUpstream(t *testing.T
 // The client sends no more of its body, and the handler waits for it.
 func TestAHandlerThatWaitsForABodyIsRefusedIt(t *testing.T) {
 	s := run(t, streamSite("127.0.0.1:1", "", ""))
-	bothVersions(t, s, func(t *testing.T) {
+	allVersions(t, s, func(t *testing.T) {
 		c := s.CreateWith(t)
 		body, writer := io.Pipe()
 		defer writer.Close()
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL("/deaf"), body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+s.Token(t, c))
-		time.AfterFunc(300*time.Millisecond, func() { s.Revoke(t, c) })
-		wantStatus(t, s.Send(t, req), http.StatusUnauthorized)
+		wantUploadRefused(t, s, "/deaf", c, body)
 	})
+}
+
+// wantUploadRefused sends a body that does not end, and revokes the credential
+// in the meantime.
+func wantUploadRefused(t *testing.T, s *testserver.Server, path string, c testserver.Credential, body io.Reader) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	t.Cleanup(cancel)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL(path), body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+s.Token(t, c))
+	time.AfterFunc(300*time.Millisecond, func() { s.Revoke(t, c) })
+	wantStatus(t, s.Send(t, req), http.StatusUnauthorized)
 }
 
 func TestAWebSocketEndsWithItsToken(t *testing.T) {
 	address, ended := newStreamUpstream(t)
 	s := run(t, streamSite(address, "token_lifetime 3s", ""))
-	for what, end := range map[string]func(c testserver.Credential, token string) time.Time{
-		"expiry": func(_ testserver.Credential, token string) time.Time { return expiry(t, token) },
-		"revocation": func(c testserver.Credential, _ string) time.Time {
-			s.Revoke(t, c)
+	wantSocketsEnded(t, s, ended, s.CreateWith(t))
+	wantHealthy(t, s, s.Token(t, s.CreateWith(t)))
+}
+
+// The CONNECT of RFC 8441 and RFC 9220, which reverse_proxy makes an upgrade of.
+// Over HTTP/2, a Caddy takes it only where its environment says so.
+func TestAWebSocketByExtendedCONNECTEndsWithItsToken(t *testing.T) {
+	t.Setenv("GODEBUG", "http2xconnect=1")
+	address, ended := newStreamUpstream(t)
+	s := newServer(t)
+	s.Start(t, streamSite(address, "token_lifetime 3s", ""))
+	out, err := s.Command("client-credentials", "create", "--json", "--address", s.Admin).Output()
+	var c testserver.Credential
+	if err := errors.Join(err, json.Unmarshal(out, &c)); err != nil {
+		t.Fatal(err)
+	}
+	overVersions(t, s, func(t *testing.T) {
+		wantSocketsEnded(t, s, ended, c)
+		wantHealthy(t, s, s.Token(t, c))
+	}, 2, 3)
+}
+
+func wantSocketsEnded(t *testing.T, s *testserver.Server, ended chan string, c testserver.Credential) {
+	t.Helper()
+	for what, end := range map[string]func(token string) time.Time{
+		"expiry": func(token string) time.Time { return expiry(t, token) },
+		"revocation": func(token string) time.Time {
+			revokeToken(t, s, c, token)
 			return time.Now()
 		},
 	} {
-		c := s.CreateWith(t)
 		token := s.Token(t, c)
 		conn := openSocket(t, s, token)
-		at := end(c, token)
+		at := end(token)
 		_, err := io.Copy(io.Discard, conn)
 		if late := time.Since(at); late < -100*time.Millisecond || late > time.Second {
 			t.Errorf("the socket ended %v after its token's %s: %v", late, what, err)
 		}
+		if s.HTTP > 1 && err == nil {
+			t.Errorf("after its token's %s, the socket was ended as if it were whole", what)
+		}
 		wantEnded(t, ended, "/socket")
 	}
-	wantHealthy(t, s, s.Token(t, s.CreateWith(t)))
 }
 
 // openSocket opens a WebSocket and has it echo once.
-func openSocket(t *testing.T, s *testserver.Server, token string) net.Conn {
+func openSocket(t *testing.T, s *testserver.Server, token string) io.Reader {
+	t.Helper()
+	open := upgrade
+	if s.HTTP > 1 {
+		open = connect
+	}
+	receive, send := open(t, s, token)
+	_, _ = io.WriteString(send, "echo\n")
+	reader := bufio.NewReader(receive)
+	if line, err := reader.ReadString('\n'); line != "echo\n" {
+		t.Fatalf("the socket answers %q, %v", line, err)
+	}
+	return reader
+}
+
+// upgrade opens a WebSocket over HTTP/1.1.
+func upgrade(t *testing.T, s *testserver.Server, token string) (io.Reader, io.Writer) {
 	t.Helper()
 	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.Port))
 	if err != nil {
@@ -356,17 +410,43 @@ func openSocket(t *testing.T, s *testserver.Server, token string) net.Conn {
 		t.Fatal(err)
 	}
 	wantStatus(t, resp, http.StatusSwitchingProtocols)
-	_, _ = io.WriteString(conn, "echo\n")
-	if line, err := reader.ReadString('\n'); line != "echo\n" {
-		t.Fatalf("the socket answers %q, %v", line, err)
+	return reader, conn
+}
+
+// connect opens a WebSocket over HTTP/2 or HTTP/3.
+func connect(t *testing.T, s *testserver.Server, token string) (io.Reader, io.Writer) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	t.Cleanup(cancel)
+	body, send := io.Pipe()
+	context.AfterFunc(ctx, func() { _ = send.CloseWithError(ctx.Err()) })
+	req, err := http.NewRequestWithContext(ctx, http.MethodConnect, "https://localhost:"+fmt.Sprint(s.TLSPort)+"/socket", body)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return conn
+	req.Header.Set("Authorization", "Bearer "+token)
+	req.Header.Set("Sec-WebSocket-Version", "13")
+	config := &tls.Config{InsecureSkipVerify: true}
+	var resp *http.Response
+	if s.HTTP == 2 {
+		req.Header[":protocol"] = []string{"websocket"}
+		resp, err = (&http2.Transport{TLSClientConfig: config}).RoundTrip(req) //nolint:staticcheck // SA1019: net/http's lets no :protocol pass
+	} else {
+		req.Proto = "websocket"
+		resp, err = (&http3.Transport{TLSClientConfig: config}).RoundTrip(req)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = resp.Body.Close() })
+	wantStatus(t, resp, http.StatusOK)
+	return resp.Body, send
 }
 
 func TestStreamsAreKeptWhereTheyShallBe(t *testing.T) {
 	address, _ := newStreamUpstream(t)
 	s := run(t, streamSite(address, "token_lifetime 2s", "keep_streams"))
-	bothVersions(t, s, func(t *testing.T) {
+	allVersions(t, s, func(t *testing.T) {
 		c := s.CreateWith(t)
 		token := s.Token(t, c)
 		resp := open(t, s, "/events", token)
@@ -391,17 +471,19 @@ func TestStreamsStayOverAReloadAndEndWithTheirToken(t *testing.T) {
 	address, ended := newStreamUpstream(t)
 	config := streamSite(address, "", "")
 	s := run(t, config)
-	c := s.CreateWith(t)
-	resp := open(t, s, "/events", s.Token(t, c))
-	if err := s.Load(strings.Replace(config, "max_fails 1", "max_fails 2", 1)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(resp.Body, make([]byte, 100)); err != nil {
-		t.Fatalf("the reload ended the stream: %v", err)
-	}
-	s.Revoke(t, c)
-	ends(t, resp.Body)
-	wantEnded(t, ended, "/events")
+	allVersions(t, s, func(t *testing.T) {
+		c := s.CreateWith(t)
+		resp := open(t, s, "/events", s.Token(t, c))
+		if err := s.Load(strings.Replace(config, "max_fails 1", fmt.Sprint("max_fails 1", s.HTTP), 1)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(resp.Body, make([]byte, 100)); err != nil {
+			t.Fatalf("the reload ended the stream: %v", err)
+		}
+		s.Revoke(t, c)
+		ends(t, resp.Body)
+		wantEnded(t, ended, "/events")
+	})
 }
 
 // Two guards in one request's way watch it once, and what the first one's

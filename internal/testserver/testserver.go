@@ -4,6 +4,7 @@ package testserver
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/caddyconfig/caddyfile" // the adapter
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	"github.com/quic-go/quic-go/http3"
 
 	_ "github.com/clientcredentials/caddy-client-credentials"
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
@@ -66,12 +68,15 @@ type Server struct {
 	// admin endpoint.
 	Port  int
 	Admin string
+	// TLSPort is the port of the site where it is served by TLS too.
+	TLSPort int
 	// Upstream is what the site proxies to.
 	Upstream *Upstream
 	// Host is the host that Do asks for; localhost where it is empty.
 	Host string
-	// HTTP2 has Do speak HTTP/2, without TLS.
-	HTTP2 bool
+	// HTTP is the major version that Do speaks, HTTP/1.1 where it is 0: 2 is
+	// without TLS, and 3 goes to TLSPort.
+	HTTP int
 	// Check, where it is not nil, sees every response. If it reads the body, it
 	// leaves another in its place.
 	Check func(t testing.TB, resp *http.Response)
@@ -85,13 +90,14 @@ func New(t testing.TB) *Server {
 	return &Server{
 		Dir:      t.TempDir(),
 		Port:     FreePort(t),
+		TLSPort:  FreePort(t),
 		Admin:    fmt.Sprintf("127.0.0.1:%d", FreePort(t)),
 		Upstream: newUpstream(t),
 	}
 }
 
 // Expand writes the server's own values into a Caddyfile: {{dir}}, {{port}},
-// {{url}}, {{upstream}}, and {{global}} for the global options that keep a test
+// {{url}}, {{tls_url}}, {{upstream}}, and {{global}} for the global options that keep a test
 // to itself. A global options block must begin with {{global}}.
 func (s *Server) Expand(caddyfile string) string {
 	global := strings.Join([]string{
@@ -108,6 +114,7 @@ func (s *Server) Expand(caddyfile string) string {
 		"{{dir}}", s.Dir,
 		"{{port}}", fmt.Sprint(s.Port),
 		"{{url}}", s.URL(""),
+		"{{tls_url}}", "https://"+s.tlsHost(),
 		"{{upstream}}", s.Upstream.Address(),
 	).Replace(caddyfile)
 }
@@ -332,11 +339,7 @@ func (s *Server) Do(t testing.TB, method, path, body string, header ...string) *
 // Send sends a request as it is.
 func (s *Server) Send(t testing.TB, req *http.Request) *http.Response {
 	t.Helper()
-	transport := overHTTP1
-	if s.HTTP2 {
-		transport = overHTTP2
-	}
-	resp, err := transport.RoundTrip(req) // no redirects, no cookies
+	resp, err := s.roundTrip(t, req) // no redirects, no cookies
 	if err != nil && time.Since(s.loaded) < time.Second {
 		// What waited in the queue of the listener that a reload closed is
 		// reset, whatever this plugin does.
@@ -350,14 +353,30 @@ func (s *Server) Send(t testing.TB, req *http.Request) *http.Response {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = resp.Body.Close() })
-	if s.HTTP2 && resp.ProtoMajor != 2 {
-		t.Fatalf("%s was spoken, not HTTP/2", resp.Proto)
+	if s.HTTP > 1 && resp.ProtoMajor != s.HTTP {
+		t.Fatalf("%s was spoken, not HTTP/%d", resp.Proto, s.HTTP)
 	}
 	if s.Check != nil {
 		s.Check(t, resp)
 	}
 	return resp
 }
+
+func (s *Server) roundTrip(t testing.TB, req *http.Request) (*http.Response, error) {
+	switch s.HTTP {
+	case 2:
+		return overHTTP2.RoundTrip(req)
+	case 3:
+		req = req.Clone(req.Context())
+		req.URL.Scheme, req.URL.Host, req.Host = "https", s.tlsHost(), ""
+		overHTTP3 := &http3.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+		t.Cleanup(func() { _ = overHTTP3.Close() })
+		return overHTTP3.RoundTrip(req)
+	}
+	return overHTTP1.RoundTrip(req)
+}
+
+func (s *Server) tlsHost() string { return fmt.Sprintf("localhost:%d", s.TLSPort) }
 
 // They keep no connections: a server that stops or reloads closes them, and
 // what is sent at that moment is lost, whatever this plugin does.
