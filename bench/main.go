@@ -89,6 +89,9 @@ func run(ctx context.Context, opts options) error {
 	if err := b.race(ctx, found); err != nil {
 		return err
 	}
+	if err := b.measureStreams(ctx, found); err != nil {
+		return err
+	}
 	cases := b.newScenery()
 	if opts.profile != "" {
 		if err := b.saveProfiles(ctx, cases); err != nil {

@@ -21,10 +21,11 @@ type outcome struct {
 	Rounds  int     `json:"rounds"`
 	Seconds float64 `json:"seconds"`
 
-	Comparisons []ratios    `json:"comparisons"`
-	Cases       []result    `json:"cases"`
-	Starts      []start     `json:"starts"`
-	Race        *raceResult `json:"race,omitempty"`
+	Comparisons []ratios       `json:"comparisons"`
+	Cases       []result       `json:"cases"`
+	Starts      []start        `json:"starts"`
+	Race        *raceResult    `json:"race,omitempty"`
+	Streams     *streamsResult `json:"streams,omitempty"`
 }
 
 // result is all measurements of a case.
@@ -112,6 +113,7 @@ func (o *outcome) markdown() string {
 	o.writeGrowth(&text, growthGuard)
 	o.writeGrowth(&text, growthToken)
 	o.writeStarts(&text)
+	o.writeStreams(&text)
 	if r := o.Race; r != nil {
 		fmt.Fprintf(&text, "\n## %s\n\nOf %s requests that began after the reply to a revocation, **%d** were accepted. Before the reply, %s were accepted and %s refused, in %s tries.\n",
 			title(raceName), grouped(r.After), r.Accepted, grouped(r.Before), grouped(r.During), grouped(r.Tries))
