@@ -135,6 +135,33 @@ func TestSignatureChecksAreSharedAndBounded(t *testing.T) {
 	}
 }
 
+// Who sends wrong signatures is answered at once, and then leaves the processor to
+// others for a while.
+func TestAWrongSignatureKeepsItsPlaceForAWhile(t *testing.T) {
+	f := newForge(t, makeKey(t, "ES256"))
+	f.iss.registry.signatureChecks = make(chan struct{}, 1)
+	methodOf(f.iss, &countingMethod{SigningMethod: jwt.SigningMethodES256})
+	good := f.good()
+	if reason := refused(t, f.iss, tampered(good)); reason != "wrong signature" {
+		t.Fatalf("refused as %q", reason)
+	}
+	if len(f.iss.registry.signatureChecks) != 1 {
+		t.Error("its place is free as soon as it is answered")
+	}
+	if _, err := f.iss.Verify(t.Context(), good); err != nil {
+		t.Errorf("a good one after it: %v", err)
+	}
+	if len(f.iss.registry.signatureChecks) != 0 {
+		t.Error("a good one keeps its place")
+	}
+}
+
+// tampered returns the token with the signature of another one.
+func tampered(token string) string {
+	signature := token[len(token)-es256Segment:]
+	return token[:len(token)-es256Segment] + signature[1:len(signature)-1] + "AA"
+}
+
 // countingMethod counts the checks, and is slow so that they meet.
 type countingMethod struct {
 	jwt.SigningMethod
