@@ -63,6 +63,14 @@ func TestTheAdminEndpointCreatesListsAndRevokes(t *testing.T) {
 		t.Errorf("%s %s", resp.Status, body)
 	}
 	wantStatus(t, s, token, 401)
+	_, body = askAdmin(t, s, "POST", adminPath, `{"scopes":["client-credentials:write"],"grantable":["a"]}`)
+	unmarshal(t, body, &c)
+	giver := append(testserver.Bearer(s.Token(t, c)), "Content-Type", "application/json")
+	for scope, want := range map[string]int{"a": http.StatusCreated, "b": http.StatusForbidden} {
+		if resp := s.Do(t, "POST", "/api/v0/client-credentials", `{"scopes":["`+scope+`"]}`, giver...); resp.StatusCode != want {
+			t.Errorf("one that may give a gives %s: %s", scope, resp.Status)
+		}
+	}
 	for _, body := range []string{`{}`, `{"name":null,"expires":null,"account":null,"scopes":null}`, `{"account":"","scopes":[]}`} {
 		if resp, text := askAdmin(t, s, "POST", adminPath, body); resp.StatusCode != http.StatusCreated {
 			t.Errorf("%s: %s %s", body, resp.Status, text)

@@ -73,6 +73,9 @@ type AdminDraft struct {
 	Scopes  []string `json:"scopes,omitempty"`
 	// Audiences are the configured one where it is empty.
 	Audiences []string `json:"audiences,omitempty"`
+	// Grantable are what it may give to credentials that it creates; where it is
+	// nil, its scopes, less those for management.
+	Grantable []string `json:"grantable,omitzero"`
 	// Keys is a JWK Set of public keys.
 	Keys json.RawMessage `json:"jwks,omitempty"`
 	// KeysURL is where it is published instead.
@@ -107,13 +110,9 @@ func ParseAdminDraft(body []byte) (issuer.Draft, error) {
 	if err != nil {
 		return draft, err
 	}
-	for name, raw := range members {
+	for name := range members {
 		switch name {
-		case "name", "expires", "scopes", "audiences", "jwks", "jwksUri":
-		case "account":
-			if err := json.Unmarshal(raw, &draft.Account); err != nil {
-				return draft, &issuer.InputError{Field: name, Problem: "is of the wrong type"}
-			}
+		case "name", "expires", "account", "scopes", "audiences", "grantable", "jwks", "jwksUri":
 		default:
 			return draft, &issuer.InputError{Field: "the body", Problem: "has a member that is not known"}
 		}

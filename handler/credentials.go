@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -30,6 +31,9 @@ type credentialDocument struct {
 
 	Keys    *issuer.KeySet `json:"jwks,omitempty"`
 	KeysURL string         `json:"jwksUri,omitempty"`
+
+	Account   string    `json:"account,omitempty"`
+	Grantable *[]string `json:"grantable,omitempty"`
 }
 
 // timestamp is a time in UTC with milliseconds always written.
@@ -71,22 +75,33 @@ func document(c *issuer.Credential) credentialDocument {
 	if slices.Contains(c.Named, "jwksUri") {
 		d.KeysURL = c.KeysURL
 	}
+	if slices.Contains(c.Named, "account") {
+		d.Account = c.Account
+	}
+	if slices.Contains(c.Named, "grantable") {
+		d.Grantable = &c.Grantable
+	}
 	return d
 }
 
-// serveCredentials is the collection: POST creates, GET lists.
+// serveCredentials is the collection: POST creates, GET lists, DELETE revokes all
+// that its parameters select.
 func (c *ClientCredentials) serveCredentials(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodPost:
 		if by, ok := c.manager(w, r, issuer.ScopeWrite); ok {
-			c.create(w, r, by.Credential)
+			c.create(w, r, by)
 		}
 	case http.MethodGet, http.MethodHead:
 		if by, ok := c.manager(w, r, issuer.ScopeRead, issuer.ScopeWrite); ok {
-			c.list(w, r, by.Credential)
+			c.list(w, r, by)
+		}
+	case http.MethodDelete:
+		if by, ok := c.manager(w, r, issuer.ScopeWrite); ok {
+			c.revokeAll(w, r, by)
 		}
 	default:
-		methodNotAllowed(w, "GET, HEAD, POST")
+		methodNotAllowed(w, "DELETE, GET, HEAD, POST")
 	}
 }
 
@@ -102,7 +117,7 @@ func (c *ClientCredentials) serveCredential(w http.ResponseWriter, r *http.Reque
 	}
 	iss, err := c.app.Open()
 	if err == nil {
-		err = iss.Revoke(r.Context(), by.Credential.Account, clientID)
+		err = iss.Revoke(r.Context(), by.Reach(), clientID)
 	}
 	switch {
 	case errors.Is(err, issuer.ErrNotFound):
@@ -117,7 +132,7 @@ func (c *ClientCredentials) serveCredential(w http.ResponseWriter, r *http.Reque
 	}
 }
 
-func (c *ClientCredentials) create(w http.ResponseWriter, r *http.Request, by *issuer.Credential) {
+func (c *ClientCredentials) create(w http.ResponseWriter, r *http.Request, by issuer.Caller) {
 	if name, _ := mediaType(r.Header); !isJSON(name) {
 		w.Header().Set("Accept", "application/json")
 		writeProblem(w, http.StatusUnsupportedMediaType,
@@ -140,14 +155,13 @@ func (c *ClientCredentials) create(w http.ResponseWriter, r *http.Request, by *i
 	}
 }
 
-func (c *ClientCredentials) createFrom(w http.ResponseWriter, r *http.Request, creator *issuer.Credential, draft issuer.Draft) {
+func (c *ClientCredentials) createFrom(w http.ResponseWriter, r *http.Request, creator issuer.Caller, draft issuer.Draft) {
 	iss, err := c.app.Open()
 	if err != nil {
 		c.fail(w, "creating a credential", err)
 		return
 	}
 	credential, secret, err := iss.CreateFor(r.Context(), creator, draft)
-	_, beyond := errors.AsType[*issuer.GrantError](err)
 	repeated, isRepeated := errors.AsType[*issuer.RepeatedError](err)
 	switch {
 	case isRepeated:
@@ -155,9 +169,7 @@ func (c *ClientCredentials) createFrom(w http.ResponseWriter, r *http.Request, c
 			Type: "about:blank", Title: http.StatusText(http.StatusConflict), Status: http.StatusConflict,
 			Detail: repeated.Error(), ClientID: repeated.ClientID,
 		}))
-	case beyond:
-		writeProblem(w, http.StatusForbidden, err.Error())
-	case badInput(w, err):
+	case c.badRequest(w, r, err):
 	case errors.Is(err, issuer.ErrFull):
 		c.logger.Error("credential not created", zap.Error(err))
 		writeProblem(w, http.StatusInsufficientStorage,
@@ -167,19 +179,32 @@ func (c *ClientCredentials) createFrom(w http.ResponseWriter, r *http.Request, c
 	default:
 		credentialsCreated.Inc()
 		c.logger.Info("credential created", zap.String("client_id", credential.ClientID),
-			zap.String("account", credential.Account), zap.String("by", creator.ClientID))
+			zap.String("account", credential.Account), zap.String("by", creator.Credential.ClientID))
 		w.Header().Set("Location", collectionPath(r)+"/"+credential.ClientID)
 		writeJSON(w, r, http.StatusCreated, json.RawMessage(CreatedDocument(credential, secret)))
 	}
 }
 
-func (c *ClientCredentials) list(w http.ResponseWriter, r *http.Request, by *issuer.Credential) {
+func (c *ClientCredentials) list(w http.ResponseWriter, r *http.Request, by issuer.Caller) {
+	account := by.Reach()
+	if asked := r.URL.Query()["account"]; len(asked) > 1 {
+		writeProblem(w, http.StatusBadRequest, "account is given more than once")
+		return
+	} else if len(asked) == 1 {
+		if !c.reaches(w, r, by, asked[0]) {
+			return
+		}
+		account = asked[0]
+	}
 	iss, err := c.app.Open()
 	if err != nil {
 		c.fail(w, "listing credentials", err)
 		return
 	}
-	credentials, err := iss.List(r.Context(), by.Account)
+	credentials, err := iss.List(r.Context(), account)
+	if badInput(w, err) {
+		return
+	}
 	if err != nil {
 		c.fail(w, "listing credentials", err)
 		return
@@ -189,6 +214,55 @@ func (c *ClientCredentials) list(w http.ResponseWriter, r *http.Request, by *iss
 		documents[i] = document(credential)
 	}
 	writeJSON(w, r, http.StatusOK, documents)
+}
+
+// revokeAll revokes what the query selects, but for the caller itself.
+func (c *ClientCredentials) revokeAll(w http.ResponseWriter, r *http.Request, by issuer.Caller) {
+	selection, err := parseSelection(r.URL.RawQuery)
+	if badInput(w, err) || selection.Account != "" && !c.reaches(w, r, by, selection.Account) {
+		return
+	}
+	iss, err := c.app.Open()
+	if err != nil {
+		c.fail(w, "revoking credentials", err)
+		return
+	}
+	revoked, err := iss.RevokeAll(r.Context(), by.Reach(), selection, by.Credential.ClientID)
+	if revoked > 0 {
+		credentialsRevoked.Add(float64(revoked))
+		c.logger.Info("credentials revoked", zap.Int("count", revoked), zap.String("account", selection.Account),
+			zap.String("created_by", selection.CreatedBy), zap.String("by", by.Credential.ClientID))
+	}
+	switch {
+	case badInput(w, err):
+	case errors.Is(err, issuer.ErrNotFound):
+		writeProblem(w, http.StatusNotFound, "there is no such credential")
+	case err != nil:
+		c.fail(w, "revoking credentials", err)
+	default:
+		writeJSON(w, r, http.StatusOK, struct {
+			Revoked int `json:"revoked"`
+		}{revoked})
+	}
+}
+
+// parseSelection reads the query of a request that revokes many credentials. What
+// it does not know might be meant to narrow that, so it is an error.
+func parseSelection(query string) (s issuer.Selection, err error) {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return s, &issuer.InputError{Field: "the query", Problem: "can't be read"}
+	}
+	if len(values) == 1 && len(values["account"]) == 1 {
+		s.Account = values.Get("account")
+	}
+	if len(values) == 1 && len(values["createdBy"]) == 1 {
+		s.CreatedBy = values.Get("createdBy")
+	}
+	if s.Account == "" && s.CreatedBy == "" {
+		err = &issuer.InputError{Field: "the query", Problem: "has to be either account= or createdBy=, once, and nothing else: it says which credentials are revoked"}
+	}
+	return s, err
 }
 
 // collectionPath is the path that the client itself sees: before any rewrite.
@@ -240,10 +314,17 @@ func parseDraft(body []byte) (issuer.Draft, error) {
 			return draft, &issuer.InputError{Field: "expires", Problem: err.Error()}
 		}
 	}
+	if raw := members["account"]; !strictjson.Null(raw) {
+		var ok bool
+		if draft.Account, ok = strictjson.String(raw); !ok {
+			return draft, &issuer.InputError{Field: "account", Problem: "is neither a string nor null"}
+		}
+		draft.Named = append(draft.Named, "account")
+	}
 	for _, list := range []struct {
 		name   string
 		target *[]string
-	}{{"scopes", &draft.Scopes}, {"audiences", &draft.Audiences}} {
+	}{{"scopes", &draft.Scopes}, {"audiences", &draft.Audiences}, {"grantable", &draft.Grantable}} {
 		raw := members[list.name]
 		if strictjson.Null(raw) {
 			continue

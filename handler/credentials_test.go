@@ -141,6 +141,8 @@ func TestTheCredentialEndpointsAnswerWithTheRightStatus(t *testing.T) {
 		{"POST", credentialsPath, `{}`, "application/json; charset=iso-8859-1", token, 415, "", ""},
 		{"POST", credentialsPath, big, "application/json", token, 413, "Content-Type", "application/problem+json"},
 		{"PUT", credentialsPath, `{}`, "application/json", token, 405, "Allow", "POST"},
+		{"DELETE", credentialsPath, ``, "", "", 401, "Www-Authenticate", `Bearer realm="`},
+		{"DELETE", credentialsPath, ``, "", reader, 403, "Www-Authenticate", `scope="client-credentials:write"`},
 		{"PATCH", one, `{}`, "application/json", token, 405, "Allow", "DELETE"},
 		{"GET", one, ``, "", token, 405, "Allow", "DELETE"},
 		{"DELETE", one, ``, "", token, 404, "Content-Type", "application/problem+json"}, // another account's

@@ -24,10 +24,11 @@ func init() {
 
 // ClientCredentials serves the endpoints of the `client_credentials` app:
 //
-//   - `POST`, `GET <base_path>/client-credentials` and
-//     `DELETE <base_path>/client-credentials/{clientId}` manage credentials,
-//     for tokens with the scope `client-credentials:write` (or, to list them,
-//     `client-credentials:read`);
+//   - `POST`, `GET`, `DELETE <base_path>/client-credentials` and
+//     `DELETE <base_path>/client-credentials/{clientId}` manage the credentials of
+//     the caller's account, for tokens with the scope `client-credentials:write`
+//     (or, to list them, `client-credentials:read`), and those of all accounts for
+//     `client-credentials:admin`;
 //   - `POST <base_path>/oauth/token` issues tokens (RFC 6749 section 4.4);
 //   - `POST <base_path>/oauth/introspect` tells whether a token counts (RFC
 //     7662), and `POST <base_path>/oauth/revoke` revokes one (RFC 7009): for the
@@ -210,16 +211,16 @@ func (c *ClientCredentials) warnIfPlaintext(r *http.Request) {
 	})
 }
 
-// manager returns the caller, if its token carries one of the scopes, else it
-// answers. The endpoints answer their refusals themselves: the contract fixes
-// their form.
+// manager returns the caller, if its token carries one of the scopes, or
+// issuer.ScopeAdmin, else it answers. The endpoints answer their refusals
+// themselves: the contract fixes their form.
 func (c *ClientCredentials) manager(w http.ResponseWriter, r *http.Request, scopes ...string) (issuer.Caller, bool) {
 	a, ref := c.guard.admit(clean(r))
 	switch {
 	case ref != nil:
 	case a == nil:
 		ref = noToken()
-	case !slices.ContainsFunc(scopes, a.Token.HasScope):
+	case !a.Token.HasScope(issuer.ScopeAdmin) && !slices.ContainsFunc(scopes, a.Token.HasScope):
 		ref = insufficientScope(scopes[0])
 	default:
 		c.guard.accept(r, a)
@@ -231,6 +232,15 @@ func (c *ClientCredentials) manager(w http.ResponseWriter, r *http.Request, scop
 	}
 	c.guard.refuse(w, r, ref)
 	return issuer.Caller{}, false
+}
+
+// reaches reports whether the caller manages the account, else it answers.
+func (c *ClientCredentials) reaches(w http.ResponseWriter, r *http.Request, by issuer.Caller, account string) bool {
+	if reach := by.Reach(); reach != "" && reach != account {
+		c.guard.refuse(w, r, insufficientScope(issuer.ScopeAdmin))
+		return false
+	}
+	return true
 }
 
 // refuse answers a refusal as a problem document.
@@ -266,6 +276,21 @@ func badInput(w http.ResponseWriter, err error) bool {
 		writeProblem(w, http.StatusBadRequest, input.Error())
 	default:
 		return false
+	}
+	return true
+}
+
+// badRequest answers where the request is wrong, or asks for more than its caller
+// may, and reports whether err says so.
+func (c *ClientCredentials) badRequest(w http.ResponseWriter, r *http.Request, err error) bool {
+	_, beyond := errors.AsType[*issuer.GrantError](err)
+	switch {
+	case beyond:
+		writeProblem(w, http.StatusForbidden, err.Error())
+	case errors.Is(err, issuer.ErrCallerEnded):
+		c.guard.refuse(w, r, invalidToken("revoked"))
+	default:
+		return badInput(w, err)
 	}
 	return true
 }

@@ -232,6 +232,7 @@ var unseen = map[string]string{
 	"GET /oauth/jwks 503":                       soundStore,
 	"GET /client-credentials 503":               soundStore,
 	"POST /client-credentials 503":              soundStore,
+	"DELETE /client-credentials 503":            soundStore,
 	"DELETE /client-credentials/{clientId} 503": soundStore,
 	"POST /client-credentials 507":              "TestAServerOnAFullDiskGoesOnServing gets it, of a server on a volume of its own.",
 }

@@ -26,6 +26,8 @@ type ClientAuthentication struct {
 type Caller struct {
 	Credential *Credential
 	Scopes     []string
+
+	epoch uint64 // of the credential when it was given them
 }
 
 // TokenError is a refusal of the token endpoint. Code is one of RFC 6749
@@ -53,7 +55,7 @@ func (i *Issuer) Authenticate(ctx context.Context, auth ClientAuthentication) (C
 	if err != nil {
 		return Caller{}, err
 	}
-	return Caller{c.Credential, c.Scopes}, nil
+	return Caller{c.Credential, c.Scopes, c.Epoch}, nil
 }
 
 // authenticate finds the client, and refuses it where it does not work now.
@@ -108,5 +110,14 @@ func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, _
 	return c, nil
 }
 
-// has reports whether the caller asks with the scope.
-func (c Caller) has(scope string) bool { return slices.Contains(c.Scopes, scope) }
+// Has reports whether the caller asks with the scope.
+func (c Caller) Has(scope string) bool { return slices.Contains(c.Scopes, scope) }
+
+// Reach returns the account within which the caller manages credentials, and
+// nothing where that is every account.
+func (c Caller) Reach() string {
+	if c.Has(ScopeAdmin) {
+		return ""
+	}
+	return c.Credential.Account
+}

@@ -40,6 +40,9 @@ type Credential struct {
 	// Audiences are what its tokens may be for; the configured one where it is
 	// empty.
 	Audiences []string `json:"audiences,omitempty"`
+	// Grantable are the scopes that it may give to credentials that it creates; nil
+	// for its own, less those for management.
+	Grantable []string `json:"grantable,omitzero"`
 	// Keys are those that it may authenticate by, beside its secret; or nil.
 	Keys *KeySet `json:"jwks,omitempty"`
 	// KeysURL is where it publishes them instead; or empty.
@@ -102,6 +105,8 @@ type Draft struct {
 	Scopes  []string
 	// Audiences is empty for the configured one.
 	Audiences []string
+	// Grantable is nil for the scopes, less those for management.
+	Grantable []string
 	Keys      *KeySet
 	KeysURL   string
 	CreatedBy string
@@ -133,25 +138,39 @@ func (d *Draft) validate(now time.Time) error {
 		}
 	}
 	if !validAccount(d.Account) {
-		return &InputError{"account", "takes 1 to 64 letters, digits and the characters . _ -"}
+		return errAccount
 	}
-	for _, scope := range d.Scopes {
-		if !ValidScope(scope) {
-			return &InputError{"scopes", "holds a scope that RFC 6749 section 3.3 does not allow: visible ASCII without quotes and backslash"}
-		}
+	if err := validateScopes("scopes", d.Scopes); err != nil {
+		return err
 	}
-	if encodedLength(d.Scopes) > maxScopesLength {
-		return &InputError{"scopes", fmt.Sprintf("is longer than %d bytes in a token", maxScopesLength)}
+	if err := validateScopes("grantable", d.Grantable); err != nil {
+		return err
 	}
 	if d.Keys != nil && d.KeysURL != "" {
 		return &InputError{"jwksUri", "does not go with jwks: give one of them"}
 	}
-	for _, audience := range d.Audiences {
+	return validateAudiences(d.Audiences)
+}
+
+func validateScopes(field string, scopes []string) error {
+	for _, scope := range scopes {
+		if !ValidScope(scope) {
+			return &InputError{field, "holds a scope that RFC 6749 section 3.3 does not allow: visible ASCII without quotes and backslash"}
+		}
+	}
+	if encodedLength(scopes) > maxScopesLength {
+		return &InputError{field, fmt.Sprintf("is longer than %d bytes in a token", maxScopesLength)}
+	}
+	return nil
+}
+
+func validateAudiences(audiences []string) error {
+	for _, audience := range audiences {
 		if !validAudience(audience) {
 			return &InputError{"audiences", "holds what is no audience: visible ASCII, without a fragment"}
 		}
 	}
-	if encodedLength(d.Audiences) > maxAudiencesLength {
+	if encodedLength(audiences) > maxAudiencesLength {
 		return &InputError{"audiences", fmt.Sprintf("is longer than %d bytes in a token", maxAudiencesLength)}
 	}
 	return nil
@@ -196,6 +215,8 @@ func validateName(name string) error {
 	return nil
 }
 
+var errAccount = &InputError{"account", "takes 1 to 64 letters, digits and the characters . _ -"}
+
 // validAccount keeps accounts fit for a header field's value.
 func validAccount(account string) bool {
 	if len(account) < 1 || len(account) > 64 {
@@ -222,6 +243,7 @@ func newCredential(d Draft, now time.Time, secret hashedSecret, clientID string)
 		CreatedBy: d.CreatedBy,
 		Scopes:    sorted(d.Scopes),
 		Audiences: sorted(d.Audiences),
+		Grantable: sorted(d.Grantable),
 		Keys:      d.Keys,
 		KeysURL:   d.KeysURL,
 		Named:     d.Named,

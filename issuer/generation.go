@@ -2,7 +2,6 @@ package issuer
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -28,7 +27,10 @@ func (i *Issuer) endAllTokens(ctx context.Context) (int, error) {
 	}
 	ended := 0
 	for len(ids) > 0 {
-		taken, changed, err := i.endTokensOfSome(ctx, ids)
+		taken, changed, err := i.changeSome(ctx, ids, func(c *Credential, batch *store.Batch, before []byte) error {
+			c.endTokens(time.Now())
+			return replace(batch, credentialKey(c.ClientID), before, c)
+		})
 		if errors.Is(err, store.ErrConflict) {
 			continue // one of them was changed at the same time
 		}
@@ -40,14 +42,17 @@ func (i *Issuer) endAllTokens(ctx context.Context) (int, error) {
 	return ended, nil
 }
 
-// endTokensOfSome takes as many of the credentials as fit into one batch, and
-// changes those that are still there.
-func (i *Issuer) endTokensOfSome(ctx context.Context, ids []string) (taken, changed int, err error) {
+// changeSome takes as many of the credentials as fit into one batch, and changes
+// those that are still there: by what change adds to the batch, if anything. It
+// returns store.ErrConflict, and has done nothing, where one of them was changed
+// at the same time.
+func (i *Issuer) changeSome(ctx context.Context, ids []string,
+	change func(c *Credential, batch *store.Batch, before []byte) error,
+) (taken, changed int, err error) {
 	var batch store.Batch
 	var credentials []*Credential
 	for size := 0; taken < len(ids) && size < generationBatch; taken++ {
-		key := credentialKey(ids[taken])
-		before, err := i.store.Get(ctx, key)
+		before, err := i.store.Get(ctx, credentialKey(ids[taken]))
 		if errors.Is(err, store.ErrNotFound) {
 			continue
 		}
@@ -58,17 +63,17 @@ func (i *Issuer) endTokensOfSome(ctx context.Context, ids []string) (taken, chan
 		if err != nil {
 			return 0, 0, err
 		}
-		c.endTokens(time.Now())
-		after, err := json.Marshal(c)
-		if err != nil {
+		puts := len(batch.Puts)
+		if err := change(c, &batch, before); err != nil {
 			return 0, 0, err
 		}
-		batch.Conditions = append(batch.Conditions, store.Condition{Key: key, Value: before})
-		batch.Puts = append(batch.Puts, store.Record{Key: key, Value: after})
-		credentials = append(credentials, c)
-		size += len(after)
+		if len(batch.Puts) > puts {
+			credentials = append(credentials, c)
+			size += len(batch.Puts[puts].Value)
+		}
 	}
-	if err := i.store.Commit(ctx, batch); err != nil {
+	// Once begun, it is not given up because the caller went away.
+	if err := i.store.Commit(context.WithoutCancel(ctx), batch); err != nil {
 		return 0, 0, err
 	}
 	for _, c := range credentials {

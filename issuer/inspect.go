@@ -29,7 +29,7 @@ func (i *Issuer) Introspect(ctx context.Context, caller Caller, token string) (*
 	}
 	t := &access.Token
 	if t.ClientID == caller.Credential.ClientID ||
-		caller.has(ScopeIntrospect) && slices.ContainsFunc(i.Audiences(caller.Credential), t.For) {
+		caller.Has(ScopeIntrospect) && slices.ContainsFunc(i.Audiences(caller.Credential), t.For) {
 		return t, nil
 	}
 	return nil, nil
@@ -50,7 +50,7 @@ func (i *Issuer) RevokeToken(ctx context.Context, caller Caller, token string) (
 	}
 	t := &access.Token
 	if t.ClientID != caller.Credential.ClientID &&
-		(!caller.has(ScopeRevoke) || access.Account != caller.Credential.Account) {
+		(!caller.Has(ScopeRevoke) || access.Account != caller.Credential.Account) {
 		return nil, ErrForeignToken
 	}
 	until := t.Expires.Add(clockSetBack).UTC()

@@ -76,6 +76,17 @@ func (i *Issuer) keys() *keyring { return i.ring.Load() }
 // can't be read again. It returns an *InputError where the draft is wrong, and a
 // *RepeatedError where the same request was carried out before.
 func (i *Issuer) Create(ctx context.Context, d Draft) (*Credential, string, error) {
+	for {
+		c, secret, err := i.create(ctx, d)
+		if !errors.Is(err, store.ErrConflict) { // the same request, at the same time
+			return c, secret, err
+		}
+	}
+}
+
+// create is Create under further conditions. It returns store.ErrConflict where
+// one does not hold.
+func (i *Issuer) create(ctx context.Context, d Draft, conditions ...store.Condition) (*Credential, string, error) {
 	if d.Account == "" {
 		d.Account = DefaultAccount
 	}
@@ -95,7 +106,7 @@ func (i *Issuer) Create(ctx context.Context, d Draft) (*Credential, string, erro
 		return nil, "", err
 	}
 	batch := store.Batch{
-		Conditions: []store.Condition{{Key: credentialKey(clientID)}},
+		Conditions: append(conditions, store.Condition{Key: credentialKey(clientID)}),
 		Puts:       []store.Record{{Key: credentialKey(clientID), Value: value}, {Key: listedKey(c)}},
 	}
 	if !c.Expires.IsZero() {
@@ -106,55 +117,34 @@ func (i *Issuer) Create(ctx context.Context, d Draft) (*Credential, string, erro
 			return nil, "", err
 		}
 	}
-	err = i.store.Commit(ctx, batch)
-	switch {
-	case errors.Is(err, store.ErrConflict): // the same request, at the same time
-		return i.Create(ctx, d)
-	case err != nil:
+	if err := i.store.Commit(ctx, batch); err != nil {
 		return nil, "", fmt.Errorf("keeping a new credential: %w", err)
 	}
 	return c, secret, nil
 }
 
-// GrantError says which field of a draft asks for more than its creator may
-// hand on.
-type GrantError struct{ Field string }
-
-func (e *GrantError) Error() string {
-	return e.Field + " holds what the caller may not grant: it has to be among its own, and no right to manage credentials or tokens"
-}
-
-// CreateFor creates a credential as Create does, on behalf of another one: in
-// its account, never with more than it has itself, and without the scopes for
-// management. Where the draft names no scopes or audiences, the new one gets
-// all that its creator may hand on. It returns a *GrantError where the draft
-// asks for more.
-func (i *Issuer) CreateFor(ctx context.Context, creator *Credential, d Draft) (*Credential, string, error) {
-	d.Account, d.CreatedBy = creator.Account, creator.ClientID
-	scopes := grantable(creator.Scopes)
-	if d.Scopes == nil {
-		d.Scopes = scopes
-	}
-	if d.Audiences == nil {
-		d.Audiences = creator.Audiences
-	} else if len(d.Audiences) == 0 {
-		return nil, "", &InputError{"audiences", "is empty: a token must be for somebody"}
-	}
-	if err := d.validate(time.Now()); err != nil {
-		return nil, "", err
-	}
-	switch {
-	case !HasAll(scopes, d.Scopes):
-		return nil, "", &GrantError{"scopes"}
-	case !HasAll(i.Audiences(creator), d.Audiences):
-		return nil, "", &GrantError{"audiences"}
-	}
-	return i.Create(ctx, d)
-}
-
 // List returns the active credentials of an account, oldest first; those of
 // all accounts, one account after the other, where it is empty.
 func (i *Issuer) List(ctx context.Context, account string) ([]*Credential, error) {
+	if account != "" && !validAccount(account) {
+		return nil, errAccount
+	}
+	now := time.Now()
+	active := []*Credential{}
+	err := i.eachListed(ctx, account, func(c *Credential) {
+		if c.Active(now) {
+			active = append(active, c)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing credentials: %w", err)
+	}
+	return active, nil
+}
+
+// eachListed calls fn with all credentials of an account that are not revoked,
+// in the order of List.
+func (i *Issuer) eachListed(ctx context.Context, account string, fn func(*Credential)) error {
 	prefix := listedPrefix
 	if account != "" {
 		prefix += account + "/"
@@ -165,10 +155,8 @@ func (i *Issuer) List(ctx context.Context, account string) ([]*Credential, error
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("listing credentials: %w", err)
+		return err
 	}
-	now := time.Now()
-	active := make([]*Credential, 0, len(listed))
 	for _, key := range listed {
 		c, err := i.registry.read(ctx, key[len(key)-32:])
 		if errors.Is(err, store.ErrNotFound) {
@@ -177,13 +165,13 @@ func (i *Issuer) List(ctx context.Context, account string) ([]*Credential, error
 			}
 		}
 		if err != nil {
-			return nil, fmt.Errorf("listing credentials: %w", err)
+			return err
 		}
-		if c.Active(now) {
-			active = append(active, c)
+		if c.Revoked.IsZero() { // since the scan
+			fn(c)
 		}
 	}
-	return active, nil
+	return nil
 }
 
 // Revoke revokes a credential of the account; of any, where it is empty. Once
@@ -221,25 +209,33 @@ func (i *Issuer) revokeOnce(ctx context.Context, account, clientID string) error
 		i.registry.apply(c) // the disk may have taken it, and failed after that
 		return ErrNotFound
 	}
-	c.Revoked = time.Now().UTC()
+	var batch store.Batch
+	if err := c.revoke(&batch, before, time.Now()); err != nil {
+		return err
+	}
+	// Once begun, it is not given up because the caller went away.
+	if err := i.store.Commit(context.WithoutCancel(ctx), batch); err != nil {
+		return fmt.Errorf("revoking a credential: %w", err)
+	}
+	i.registry.apply(c)
+	return nil
+}
+
+// revoke revokes a credential that was read, and adds what that changes in the
+// store to a batch.
+func (c *Credential) revoke(batch *store.Batch, before []byte, now time.Time) error {
+	c.Revoked = now.UTC()
 	c.Epoch++
 	c.Version++
 	after, err := json.Marshal(c)
 	if err != nil {
 		return err
 	}
-	// Once begun, it is not given up because the caller went away.
-	ctx = context.WithoutCancel(ctx)
-	err = i.store.Commit(ctx, store.Batch{
-		Conditions: []store.Condition{{Key: credentialKey(clientID), Value: before}},
-		Puts:       []store.Record{{Key: credentialKey(clientID), Value: after}, {Key: endedKey(c.Revoked, clientID)}},
-		Deletes:    []string{listedKey(c)},
-		Urgent:     true,
-	})
-	if err != nil {
-		return fmt.Errorf("revoking a credential: %w", err)
-	}
-	i.registry.apply(c)
+	key := credentialKey(c.ClientID)
+	batch.Conditions = append(batch.Conditions, store.Condition{Key: key, Value: before})
+	batch.Puts = append(batch.Puts, store.Record{Key: key, Value: after}, store.Record{Key: endedKey(c.Revoked, c.ClientID)})
+	batch.Deletes = append(batch.Deletes, listedKey(c))
+	batch.Urgent = true
 	return nil
 }
 

@@ -24,6 +24,9 @@ func (c *Credential) pack() {
 	for _, list := range []*[]string{&c.Scopes, &c.Audiences, &c.Named} {
 		*list = once(*list)
 	}
+	if len(c.Grantable) > 0 { // an empty one says something, too
+		c.Grantable = once(c.Grantable)
+	}
 }
 
 // inOnePiece moves texts into one piece of memory.

@@ -57,6 +57,10 @@ type registry struct {
 	// again, whatever the clock is set to.
 	refusedExpiry atomic.Int64
 
+	// creating is held by each who creates a credential for another one, and by who
+	// looks for the last of those that are to be revoked.
+	creating sync.RWMutex
+
 	settling sync.Mutex // held by who changes the keys, or reads them anew
 	master   masterKey  // the one that the store is sealed with; guarded by settling
 

@@ -7,6 +7,7 @@ import (
 
 // The scopes that this server asks of who manages its credentials and tokens.
 const (
+	ScopeAdmin      = "client-credentials:admin" // does for all of them, in every account
 	ScopeRead       = "client-credentials:read"
 	ScopeWrite      = "client-credentials:write"
 	ScopeIntrospect = "tokens:introspect"
@@ -56,10 +57,4 @@ func HasAll(have, needed []string) bool {
 		}
 	}
 	return true
-}
-
-// grantable returns the scopes that a holder of the given ones hands to the
-// credentials that it creates: its own, less those for management.
-func grantable(scopes []string) []string {
-	return slices.DeleteFunc(slices.Clone(scopes), isManagement)
 }

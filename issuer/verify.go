@@ -85,7 +85,7 @@ func (a *Access) Credential(ctx context.Context) (*Credential, error) {
 // Caller returns who asks for something with the token.
 func (a *Access) Caller(ctx context.Context) (Caller, error) {
 	c, err := a.Credential(ctx)
-	return Caller{c, a.Token.Scopes()}, err
+	return Caller{c, a.Token.Scopes(), a.Token.epoch}, err
 }
 
 // recall takes over what the cache has of a token, if it has it.
