@@ -55,7 +55,7 @@ func TestAServerOnAFullDiskGoesOnServing(t *testing.T) {
 	server := s.Start(t, testserver.Simple)
 	token := manager(t, s)
 	var made []testserver.Credential
-	for range 4 {
+	for range 5 {
 		_, body := createOne(t, s, token)
 		var c testserver.Credential
 		if err := json.Unmarshal([]byte(body), &c); err != nil {
@@ -79,6 +79,19 @@ func TestAServerOnAFullDiskGoesOnServing(t *testing.T) {
 			t.Errorf("the command says %v %s", err, out)
 		}
 		wantStatus(t, s, s.Token(t, made[1]), http.StatusOK)
+		for _, change := range []struct {
+			patch  string
+			status int
+		}{
+			{`{"name":"x"}`, http.StatusInsufficientStorage},
+			{`{"enabled":false}`, http.StatusOK}, // it takes away
+			{`{"enabled":true}`, http.StatusInsufficientStorage},
+		} {
+			resp := s.Do(t, "PATCH", "/api/v0/client-credentials/"+made[4].ClientID, change.patch, append(testserver.Bearer(token), "Content-Type", "application/json")...)
+			if resp.StatusCode != change.status {
+				t.Errorf("a change by %s is answered %s", change.patch, resp.Status)
+			}
+		}
 	}
 	revoke := func(c testserver.Credential) {
 		t.Helper()

@@ -76,6 +76,11 @@ type AdminDraft struct {
 	// Grantable are what it may give to credentials that it creates; where it is
 	// nil, its scopes, less those for management.
 	Grantable []string `json:"grantable,omitzero"`
+	// TokenLifetime is how long its tokens live; the configured time where it is
+	// empty.
+	TokenLifetime string `json:"tokenLifetime,omitempty"`
+	// Claims is an object of what its tokens say beside their own claims.
+	Claims json.RawMessage `json:"claims,omitempty"`
 	// Keys is a JWK Set of public keys.
 	Keys json.RawMessage `json:"jwks,omitempty"`
 	// KeysURL is where it is published instead.
@@ -112,7 +117,7 @@ func ParseAdminDraft(body []byte) (issuer.Draft, error) {
 	}
 	for name := range members {
 		switch name {
-		case "name", "expires", "account", "scopes", "audiences", "grantable", "jwks", "jwksUri":
+		case "name", "expires", "account", "scopes", "audiences", "grantable", "tokenLifetime", "claims", "jwks", "jwksUri":
 		default:
 			return draft, &issuer.InputError{Field: "the body", Problem: "has a member that is not known"}
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
@@ -25,7 +26,8 @@ type credentialDocument struct {
 	Expires      *timestamp `json:"expires"`
 	Created      timestamp  `json:"created"`
 
-	// Beyond the wire contract: only on credentials that were made with them.
+	// Beyond the wire contract: only on credentials that were made or changed with
+	// them.
 	Scopes    *[]string `json:"scopes,omitempty"`
 	Audiences *[]string `json:"audiences,omitempty"`
 
@@ -34,6 +36,10 @@ type credentialDocument struct {
 
 	Account   string    `json:"account,omitempty"`
 	Grantable *[]string `json:"grantable,omitempty"`
+
+	TokenLifetime string          `json:"tokenLifetime,omitempty"`
+	Claims        json.RawMessage `json:"claims,omitempty"`
+	Enabled       *bool           `json:"enabled,omitempty"`
 }
 
 // timestamp is a time in UTC with milliseconds always written.
@@ -81,6 +87,16 @@ func document(c *issuer.Credential) credentialDocument {
 	if slices.Contains(c.Named, "grantable") {
 		d.Grantable = &c.Grantable
 	}
+	if slices.Contains(c.Named, "tokenLifetime") {
+		d.TokenLifetime = duration(c.TokenLifetime)
+	}
+	if slices.Contains(c.Named, "claims") {
+		d.Claims = c.Claims
+	}
+	if slices.Contains(c.Named, "enabled") {
+		enabled := !c.Disabled
+		d.Enabled = &enabled
+	}
 	return d
 }
 
@@ -102,33 +118,6 @@ func (c *ClientCredentials) serveCredentials(w http.ResponseWriter, r *http.Requ
 		}
 	default:
 		methodNotAllowed(w, "DELETE, GET, HEAD, POST")
-	}
-}
-
-// serveCredential is one credential: DELETE revokes it.
-func (c *ClientCredentials) serveCredential(w http.ResponseWriter, r *http.Request, clientID string) {
-	if r.Method != http.MethodDelete {
-		methodNotAllowed(w, http.MethodDelete)
-		return
-	}
-	by, ok := c.manager(w, r, issuer.ScopeWrite)
-	if !ok {
-		return
-	}
-	iss, err := c.app.Open()
-	if err == nil {
-		err = iss.Revoke(r.Context(), by.Reach(), clientID)
-	}
-	switch {
-	case errors.Is(err, issuer.ErrNotFound):
-		writeProblem(w, http.StatusNotFound, "there is no such credential")
-	case err != nil:
-		c.fail(w, "revoking a credential", err)
-	default:
-		credentialsRevoked.Inc()
-		c.logger.Info("credential revoked", zap.String("client_id", clientID), zap.String("by", by.Credential.ClientID))
-		w.Header().Set("Cache-Control", "no-store")
-		w.WriteHeader(http.StatusNoContent)
 	}
 }
 
@@ -236,7 +225,7 @@ func (c *ClientCredentials) revokeAll(w http.ResponseWriter, r *http.Request, by
 	switch {
 	case badInput(w, err):
 	case errors.Is(err, issuer.ErrNotFound):
-		writeProblem(w, http.StatusNotFound, "there is no such credential")
+		writeProblem(w, http.StatusNotFound, noSuchCredential)
 	case err != nil:
 		c.fail(w, "revoking credentials", err)
 	default:
@@ -298,21 +287,11 @@ func parseDraft(body []byte) (issuer.Draft, error) {
 		return issuer.Draft{}, &issuer.InputError{Field: "the body", Problem: "is not one JSON object: " + err.Error()}
 	}
 	var draft issuer.Draft
-	if raw := members["name"]; !strictjson.Null(raw) {
-		name, ok := strictjson.String(raw)
-		if !ok {
-			return draft, &issuer.InputError{Field: "name", Problem: "is neither a string nor null"}
-		}
-		draft.Name = &name
+	if draft.Name, err = parseName(members["name"]); err != nil {
+		return draft, err
 	}
-	if raw := members["expires"]; !strictjson.Null(raw) {
-		text, ok := strictjson.String(raw)
-		if !ok {
-			return draft, &issuer.InputError{Field: "expires", Problem: "is neither a string nor null"}
-		}
-		if draft.Expires, err = ParseTime(text); err != nil {
-			return draft, &issuer.InputError{Field: "expires", Problem: err.Error()}
-		}
+	if draft.Expires, err = parseExpires(members["expires"]); err != nil {
+		return draft, err
 	}
 	if raw := members["account"]; !strictjson.Null(raw) {
 		var ok bool
@@ -325,15 +304,24 @@ func parseDraft(body []byte) (issuer.Draft, error) {
 		name   string
 		target *[]string
 	}{{"scopes", &draft.Scopes}, {"audiences", &draft.Audiences}, {"grantable", &draft.Grantable}} {
-		raw := members[list.name]
-		if strictjson.Null(raw) {
-			continue
+		if *list.target, err = parseList(list.name, members[list.name]); err != nil {
+			return draft, err
 		}
-		var ok bool
-		if *list.target, ok = strictjson.Strings(raw); !ok {
-			return draft, &issuer.InputError{Field: list.name, Problem: "is neither an array of strings nor null"}
+		if *list.target != nil {
+			draft.Named = append(draft.Named, list.name)
 		}
-		draft.Named = append(draft.Named, list.name)
+	}
+	if draft.TokenLifetime, err = parseDuration("tokenLifetime", members["tokenLifetime"]); err != nil {
+		return draft, err
+	}
+	if draft.TokenLifetime != 0 {
+		draft.Named = append(draft.Named, "tokenLifetime")
+	}
+	if draft.Claims, err = parseClaims(members["claims"]); err != nil {
+		return draft, err
+	}
+	if draft.Claims != nil {
+		draft.Named = append(draft.Named, "claims")
 	}
 	if raw := members["jwks"]; !strictjson.Null(raw) {
 		if draft.Keys, err = issuer.ParseClientKeys(raw); err != nil {
@@ -349,6 +337,80 @@ func parseDraft(body []byte) (issuer.Draft, error) {
 		draft.Named = append(draft.Named, "jwksUri")
 	}
 	return draft, nil
+}
+
+func parseName(raw json.RawMessage) (*string, error) {
+	if strictjson.Null(raw) {
+		return nil, nil
+	}
+	name, ok := strictjson.String(raw)
+	if !ok {
+		return nil, &issuer.InputError{Field: "name", Problem: "is neither a string nor null"}
+	}
+	return &name, nil
+}
+
+// parseExpires returns zero for null.
+func parseExpires(raw json.RawMessage) (time.Time, error) {
+	if strictjson.Null(raw) {
+		return time.Time{}, nil
+	}
+	text, ok := strictjson.String(raw)
+	if !ok {
+		return time.Time{}, &issuer.InputError{Field: "expires", Problem: "is neither a string nor null"}
+	}
+	expires, err := ParseTime(text)
+	if err != nil {
+		return time.Time{}, &issuer.InputError{Field: "expires", Problem: err.Error()}
+	}
+	return expires, nil
+}
+
+// parseList returns nil for null, and for nothing else.
+func parseList(name string, raw json.RawMessage) ([]string, error) {
+	if strictjson.Null(raw) {
+		return nil, nil
+	}
+	list, ok := strictjson.Strings(raw)
+	if !ok {
+		return nil, &issuer.InputError{Field: name, Problem: "is neither an array of strings nor null"}
+	}
+	return list, nil
+}
+
+// parseDuration reads what Caddy takes as one. It returns zero for null, and for
+// nothing else.
+func parseDuration(name string, raw json.RawMessage) (time.Duration, error) {
+	if strictjson.Null(raw) {
+		return 0, nil
+	}
+	text, _ := strictjson.String(raw)
+	d, err := caddy.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, &issuer.InputError{Field: name, Problem: `is neither a duration, such as "15m", nor null`}
+	}
+	return d, nil
+}
+
+// duration writes a duration without the parts that are zero at its end.
+func duration(d time.Duration) string {
+	text := d.String()
+	text = strings.TrimSuffix(text, "m0s")
+	if text != d.String() {
+		text += "m"
+	}
+	if hours, whole := strings.CutSuffix(text, "h0m"); whole {
+		text = hours + "h"
+	}
+	return text
+}
+
+// parseClaims returns nil for null, and for nothing else.
+func parseClaims(raw json.RawMessage) (json.RawMessage, error) {
+	if strictjson.Null(raw) {
+		return nil, nil
+	}
+	return issuer.ParseClaims(raw)
 }
 
 // ParseTime reads an RFC 3339 date-time with any offset. Letters may be in

@@ -143,8 +143,19 @@ func TestTheCredentialEndpointsAnswerWithTheRightStatus(t *testing.T) {
 		{"PUT", credentialsPath, `{}`, "application/json", token, 405, "Allow", "POST"},
 		{"DELETE", credentialsPath, ``, "", "", 401, "Www-Authenticate", `Bearer realm="`},
 		{"DELETE", credentialsPath, ``, "", reader, 403, "Www-Authenticate", `scope="client-credentials:write"`},
-		{"PATCH", one, `{}`, "application/json", token, 405, "Allow", "DELETE"},
-		{"GET", one, ``, "", token, 405, "Allow", "DELETE"},
+		{"PUT", one, `{}`, "application/json", token, 405, "Allow", "DELETE, GET, HEAD, PATCH"},
+		{"PATCH", one, `{}`, "application/json", "", 401, "Www-Authenticate", `Bearer realm="`},
+		{"PATCH", one, `{}`, "application/json", "two words", 400, "Www-Authenticate", `error="invalid_request"`},
+		{"PATCH", one, `{}`, "application/json", reader, 403, "Www-Authenticate", `scope="client-credentials:write"`},
+		{"PATCH", one, `{}`, "application/json", token, 404, "", ""},
+		{"PATCH", one, `{}`, "application/json-patch+json", token, 415, "Accept-Patch", "application/merge-patch+json"},
+		{"PATCH", one, big, "application/json", token, 413, "", ""},
+		{"GET", one, ``, "", "", 401, "Www-Authenticate", `Bearer realm="`},
+		{"GET", one, ``, "", "two words", 400, "Www-Authenticate", `error="invalid_request"`},
+		{"GET", one, ``, "", weak, 403, "Www-Authenticate", `scope="client-credentials:read"`},
+		{"GET", one, ``, "", reader, 404, "Content-Type", "application/problem+json"},
+		{"GET", credentialsPath + "/" + expired.ClientID, ``, "", reader, 200, "Etag", `"1.1"`},
+		{"HEAD", credentialsPath + "/" + expired.ClientID, ``, "", reader, 200, "Etag", `"1.1"`},
 		{"DELETE", one, ``, "", token, 404, "Content-Type", "application/problem+json"}, // another account's
 		{"DELETE", credentialsPath + "/" + expired.ClientID, ``, "", token, 204, "", ""},
 		{"DELETE", credentialsPath + "/" + expired.ClientID, ``, "", token, 404, "", ""},
@@ -153,7 +164,9 @@ func TestTheCredentialEndpointsAnswerWithTheRightStatus(t *testing.T) {
 		{"DELETE", credentialsPath + "/", ``, "", token, 404, "", ""},
 		{"DELETE", one + "/", ``, "", token, 404, "", ""},
 		{"DELETE", credentialsPath + "/..%2F..%2Fx", ``, "", token, 404, "", ""},
-		{"GET", one + "/no/such/path", ``, "", "", 405, "Allow", "DELETE"},
+		{"GET", credentialsPath + "/" + expired.ClientID, ``, "", token, 404, "", ""}, // it is revoked now
+		{"GET", one + "/no/such/path", ``, "", "", 401, "", ""},
+		{"GET", one + "/no/such/path", ``, "", token, 404, "", ""},
 	} {
 		var header []string
 		if c.contentType != "" {

@@ -25,10 +25,10 @@ func init() {
 // ClientCredentials serves the endpoints of the `client_credentials` app:
 //
 //   - `POST`, `GET`, `DELETE <base_path>/client-credentials` and
-//     `DELETE <base_path>/client-credentials/{clientId}` manage the credentials of
-//     the caller's account, for tokens with the scope `client-credentials:write`
-//     (or, to list them, `client-credentials:read`), and those of all accounts for
-//     `client-credentials:admin`;
+//     `GET`, `PATCH`, `DELETE <base_path>/client-credentials/{clientId}` manage the
+//     credentials of the caller's account, for tokens with the scope
+//     `client-credentials:write` (or, to see them, `client-credentials:read`), and
+//     those of all accounts for `client-credentials:admin`;
 //   - `POST <base_path>/oauth/token` issues tokens (RFC 6749 section 4.4);
 //   - `POST <base_path>/oauth/introspect` tells whether a token counts (RFC
 //     7662), and `POST <base_path>/oauth/revoke` revokes one (RFC 7009): for the

@@ -21,7 +21,7 @@ var (
 	introspections = counter("introspections_total",
 		"Answers of the introspection endpoint: active or inactive.", "result")
 	credentialChanges = counter("credential_changes_total",
-		"Credentials created and revoked, and tokens revoked, over HTTP or the admin endpoint.", "change")
+		"Credentials created, changed and revoked, and tokens revoked, over HTTP or the admin endpoint.", "change")
 
 	authenticationsLimited = prometheus.NewCounter(prometheus.CounterOpts{
 		Namespace: "caddy", Subsystem: "client_credentials", Name: "authentications_limited_total",
@@ -32,6 +32,7 @@ var (
 	requestsAnonymous  = guardedRequests.WithLabelValues("anonymous", "")
 	tokensIssued       = tokenRequests.WithLabelValues("issued", "")
 	credentialsCreated = credentialChanges.WithLabelValues("created")
+	credentialsChanged = credentialChanges.WithLabelValues("changed")
 	credentialsRevoked = credentialChanges.WithLabelValues("revoked")
 	tokensRevoked      = credentialChanges.WithLabelValues("token_revoked")
 

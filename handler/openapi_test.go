@@ -108,12 +108,29 @@ func (d *description) pathItem(path string) (string, map[string]any) {
 		return name, item
 	}
 	paths, _ := d.root["paths"].(map[string]any)
+	best := ""
 	for template := range paths {
-		if prefix, _, ok := strings.Cut(template, "{"); ok && strings.HasPrefix(name, prefix) {
-			return template, paths[template].(map[string]any)
+		if fits(template, name) && len(template) > len(best) {
+			best = template
 		}
 	}
-	return "", nil
+	item, _ := paths[best].(map[string]any)
+	return best, item
+}
+
+// fits reports whether a path is one of a template with parameters. The last of
+// them takes all the rest: what is no such path, the server tells.
+func fits(template, path string) bool {
+	text, rest, parameter := strings.Cut(template, "{")
+	path, fit := strings.CutPrefix(path, text)
+	if !fit || !parameter {
+		return fit && path == ""
+	}
+	if _, template, _ = strings.Cut(rest, "}"); template == "" {
+		return true
+	}
+	segment, _, _ := strings.Cut(path, "/")
+	return fits(template, path[len(segment):])
 }
 
 var methods = []string{"get", "post", "put", "patch", "delete"}
@@ -189,8 +206,8 @@ func (d *description) checkHeader(t testing.TB, place string, header http.Header
 	return wrong
 }
 
-// canonical has the one name that Go and its RFC write in different ways.
-var canonical = map[string]string{"Www-Authenticate": "WWW-Authenticate"}
+// canonical has the names that Go and their RFCs write in different ways.
+var canonical = map[string]string{"Www-Authenticate": "WWW-Authenticate", "Etag": "ETag"}
 
 func (d *description) checkBody(t testing.TB, place string, response map[string]any, resp *http.Response) []error {
 	t.Helper()
@@ -234,6 +251,9 @@ var unseen = map[string]string{
 	"POST /client-credentials 503":              soundStore,
 	"DELETE /client-credentials 503":            soundStore,
 	"DELETE /client-credentials/{clientId} 503": soundStore,
+	"GET /client-credentials/{clientId} 503":    soundStore,
+	"PATCH /client-credentials/{clientId} 503":  soundStore,
+	"PATCH /client-credentials/{clientId} 507":  "TestAServerOnAFullDiskGoesOnServing gets it, of a server on a volume of its own.",
 	"POST /client-credentials 507":              "TestAServerOnAFullDiskGoesOnServing gets it, of a server on a volume of its own.",
 }
 

@@ -46,7 +46,8 @@ func (a *App) WriteBackup(ctx context.Context, w io.Writer) error {
 type BackupContents struct {
 	// Made is when it was made: what was acknowledged before that is in it.
 	Made time.Time
-	// The credentials, by what they are worth now.
+	// The credentials, by what they are worth now. Those that are disabled count as
+	// active.
 	Active, Expired, Revoked int
 	SigningKeys              int
 	// MasterKey is the id of the one that opens what is sealed in it.
@@ -94,7 +95,7 @@ func (b *BackupContents) add(record store.Record, now time.Time) error {
 			return err
 		case !c.Revoked.IsZero():
 			b.Revoked++
-		case c.Active(now):
+		case !c.Ended(now):
 			b.Active++
 		default:
 			b.Expired++

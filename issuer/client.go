@@ -78,6 +78,8 @@ func refuseInactive(c *Credential, now time.Time) error {
 	switch {
 	case !c.Revoked.IsZero():
 		return refuseClient(c.ClientID, "revoked")
+	case c.Disabled:
+		return refuseClient(c.ClientID, "disabled")
 	case !c.Active(now):
 		return refuseClient(c.ClientID, "expired")
 	}

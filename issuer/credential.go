@@ -47,8 +47,15 @@ type Credential struct {
 	Keys *KeySet `json:"jwks,omitempty"`
 	// KeysURL is where it publishes them instead; or empty.
 	KeysURL string `json:"jwks_uri,omitempty"`
-	// Named are the members, beyond those of the wire contract, that the request
-	// named which made it: every answer of the API shows them.
+	// TokenLifetime is how long its tokens live; zero for the configured time,
+	// which is also the most.
+	TokenLifetime time.Duration `json:"token_lifetime,omitempty"`
+	// Claims are a JSON object of claims that its tokens carry beside their own.
+	Claims json.RawMessage `json:"claims,omitempty"`
+	// Disabled credentials get no tokens until they are enabled again.
+	Disabled bool `json:"disabled,omitempty"`
+	// Named are the members, beyond those of the wire contract, that a request
+	// named which made or changed it: every answer of the API shows them.
 	Named   []string  `json:"named,omitempty"`
 	Created time.Time `json:"created"`
 	// Expires is when it stops working; zero for never.
@@ -91,9 +98,16 @@ func (h *secretHash) UnmarshalText(text []byte) error {
 }
 
 // Active reports whether the credential works at the given time.
-func (c *Credential) Active(now time.Time) bool {
-	return c.Revoked.IsZero() && (c.Expires.IsZero() || now.Before(c.Expires))
+func (c *Credential) Active(now time.Time) bool { return !c.Disabled && !c.Ended(now) }
+
+// Ended reports whether the credential is revoked or has expired.
+func (c *Credential) Ended(now time.Time) bool {
+	return !c.Revoked.IsZero() || !c.Expires.IsZero() && !now.Before(c.Expires)
 }
+
+// Revision tells one state of the credential from all others, those of a history
+// that a restore has given up included.
+func (c *Credential) Revision() string { return fmt.Sprintf("%d.%d", c.Epoch, c.Version) }
 
 // Draft is what a caller says of a credential that it wants created.
 type Draft struct {
@@ -107,6 +121,10 @@ type Draft struct {
 	Audiences []string
 	// Grantable is nil for the scopes, less those for management.
 	Grantable []string
+	// TokenLifetime is zero for the configured one.
+	TokenLifetime time.Duration
+	// Claims are what ParseClaims has returned, or nil.
+	Claims    json.RawMessage
 	Keys      *KeySet
 	KeysURL   string
 	CreatedBy string
@@ -129,13 +147,8 @@ func (d *Draft) validate(now time.Time) error {
 			return err
 		}
 	}
-	if !d.Expires.IsZero() {
-		if !d.Expires.After(now) {
-			return &InputError{"expires", "is in the past"}
-		}
-		if d.Expires.UTC().Year() > 9999 { // RFC 3339 has four digits
-			return &InputError{"expires", "is after the year 9999"}
-		}
+	if err := validateExpires(d.Expires, now); err != nil {
+		return err
 	}
 	if !validAccount(d.Account) {
 		return errAccount
@@ -150,6 +163,17 @@ func (d *Draft) validate(now time.Time) error {
 		return &InputError{"jwksUri", "does not go with jwks: give one of them"}
 	}
 	return validateAudiences(d.Audiences)
+}
+
+func validateExpires(expires, now time.Time) error {
+	switch {
+	case expires.IsZero():
+	case !expires.After(now):
+		return &InputError{"expires", "is in the past"}
+	case expires.UTC().Year() > 9999: // RFC 3339 has four digits
+		return &InputError{"expires", "is after the year 9999"}
+	}
+	return nil
 }
 
 func validateScopes(field string, scopes []string) error {
@@ -248,12 +272,18 @@ func newCredential(d Draft, now time.Time, secret hashedSecret, clientID string)
 		KeysURL:   d.KeysURL,
 		Named:     d.Named,
 		Created:   now.UTC(),
-		Expires:   d.Expires.UTC().Truncate(time.Millisecond), // the API shows no more
+		Expires:   shown(d.Expires),
 		Epoch:     1,
 		Version:   1,
 		Secrets:   []hashedSecret{secret},
+
+		TokenLifetime: d.TokenLifetime,
+		Claims:        d.Claims,
 	}
 }
+
+// shown returns the time as the API shows it.
+func shown(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 
 // sorted returns the values in order and without repetitions.
 func sorted(values []string) []string {

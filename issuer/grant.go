@@ -19,6 +19,9 @@ func (e *GrantError) Error() string { return e.Field + " " + e.Problem }
 const (
 	beyondScopes    = "holds what the caller may not grant: without a list of its own, that is what it has itself, less the rights to manage credentials and tokens"
 	beyondAudiences = "holds what the caller may not grant: it has to be among its own"
+	beyondLifetime  = "is longer than the caller's own"
+	beyondClaims    = "has to hold those of the caller's own credential, as they are"
+	beyondOneself   = "would give the caller more than it has: nobody can do that for itself"
 )
 
 // ErrCallerEnded says that what the caller is known by has ended since it was
@@ -87,6 +90,12 @@ func (i *Issuer) granted(creator *Credential, reach string, d Draft) (Draft, err
 	} else if len(d.Audiences) == 0 {
 		return d, errNoAudience
 	}
+	if d.TokenLifetime == 0 && creator.TokenLifetime != 0 {
+		d.TokenLifetime = i.lifetime(creator)
+	}
+	if d.Claims == nil {
+		d.Claims = creator.Claims
+	}
 	if err := d.validate(time.Now()); err != nil {
 		return d, err
 	}
@@ -99,6 +108,10 @@ func (i *Issuer) granted(creator *Credential, reach string, d Draft) (Draft, err
 		return d, &GrantError{"audiences", beyondAudiences}
 	case !HasAll(grantable, d.Grantable):
 		return d, &GrantError{"grantable", beyondScopes}
+	case d.TokenLifetime > i.lifetime(creator) && d.TokenLifetime <= i.policy.TokenLifetime:
+		return d, &GrantError{"tokenLifetime", beyondLifetime}
+	case !keepsClaims(creator.Claims, creator.Claims, d.Claims):
+		return d, &GrantError{"claims", beyondClaims}
 	}
 	return d, nil
 }

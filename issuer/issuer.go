@@ -94,6 +94,9 @@ func (i *Issuer) create(ctx context.Context, d Draft, conditions ...store.Condit
 	if err := d.validate(now); err != nil {
 		return nil, "", err
 	}
+	if err := i.validateLifetime(d.TokenLifetime); err != nil {
+		return nil, "", err
+	}
 	if d.KeysURL != "" {
 		if err := i.remote.check(d.KeysURL); err != nil {
 			return nil, "", err
@@ -123,23 +126,45 @@ func (i *Issuer) create(ctx context.Context, d Draft, conditions ...store.Condit
 	return c, secret, nil
 }
 
-// List returns the active credentials of an account, oldest first; those of
-// all accounts, one account after the other, where it is empty.
+// Get returns a credential of the account; of any, where it is empty. It returns
+// ErrNotFound where there is no such credential in the account, or it is revoked.
+func (i *Issuer) Get(ctx context.Context, account, clientID string) (*Credential, error) {
+	if !validClientID(clientID) {
+		return nil, ErrNotFound
+	}
+	c, err := i.registry.read(ctx, clientID)
+	if errors.Is(err, store.ErrNotFound) || err == nil && !c.managedIn(account) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading a credential: %w", err)
+	}
+	return c, nil
+}
+
+// managedIn reports whether who manages the account, or all where it is empty, can
+// do anything with the credential.
+func (c *Credential) managedIn(account string) bool {
+	return c.Revoked.IsZero() && (account == "" || c.Account == account)
+}
+
+// List returns the credentials of an account that have not ended, oldest first;
+// those of all accounts, one account after the other, where it is empty.
 func (i *Issuer) List(ctx context.Context, account string) ([]*Credential, error) {
 	if account != "" && !validAccount(account) {
 		return nil, errAccount
 	}
 	now := time.Now()
-	active := []*Credential{}
+	all := []*Credential{}
 	err := i.eachListed(ctx, account, func(c *Credential) {
-		if c.Active(now) {
-			active = append(active, c)
+		if !c.Ended(now) {
+			all = append(all, c)
 		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing credentials: %w", err)
 	}
-	return active, nil
+	return all, nil
 }
 
 // eachListed calls fn with all credentials of an account that are not revoked,
@@ -179,63 +204,31 @@ func (i *Issuer) eachListed(ctx context.Context, account string, fn func(*Creden
 // is accepted, also after a crash. It returns ErrNotFound where there is no
 // such credential in the account, or it is revoked already.
 func (i *Issuer) Revoke(ctx context.Context, account, clientID string) error {
-	if !validClientID(clientID) {
-		return ErrNotFound
-	}
-	for {
-		err := i.revokeOnce(ctx, account, clientID)
-		if !errors.Is(err, store.ErrConflict) {
-			return err
-		}
-	}
+	_, err := i.change(ctx, nil, account, clientID, func(c, _ *Credential) error {
+		c.revoke(time.Now())
+		return nil
+	})
+	return err
 }
 
-func (i *Issuer) revokeOnce(ctx context.Context, account, clientID string) error {
-	before, err := i.store.Get(ctx, credentialKey(clientID))
-	if errors.Is(err, store.ErrNotFound) {
-		return ErrNotFound
+// lifetime returns how long a token of the credential lives, if that does not end
+// before.
+func (i *Issuer) lifetime(c *Credential) time.Duration {
+	if c.TokenLifetime > 0 {
+		return min(c.TokenLifetime, i.policy.TokenLifetime)
 	}
-	if err != nil {
-		return fmt.Errorf("revoking a credential: %w", err)
-	}
-	c, err := decodeCredential(before)
-	if err != nil {
-		return err
-	}
-	if account != "" && c.Account != account {
-		return ErrNotFound
-	}
-	if !c.Revoked.IsZero() {
-		i.registry.apply(c) // the disk may have taken it, and failed after that
-		return ErrNotFound
-	}
-	var batch store.Batch
-	if err := c.revoke(&batch, before, time.Now()); err != nil {
-		return err
-	}
-	// Once begun, it is not given up because the caller went away.
-	if err := i.store.Commit(context.WithoutCancel(ctx), batch); err != nil {
-		return fmt.Errorf("revoking a credential: %w", err)
-	}
-	i.registry.apply(c)
-	return nil
+	return i.policy.TokenLifetime
 }
 
-// revoke revokes a credential that was read, and adds what that changes in the
-// store to a batch.
-func (c *Credential) revoke(batch *store.Batch, before []byte, now time.Time) error {
-	c.Revoked = now.UTC()
-	c.Epoch++
-	c.Version++
-	after, err := json.Marshal(c)
-	if err != nil {
-		return err
+// validateLifetime keeps a credential from asking for what the configuration does
+// not give; zero asks for nothing.
+func (i *Issuer) validateLifetime(lifetime time.Duration) error {
+	switch {
+	case lifetime < 0 || lifetime%time.Second != 0:
+		return &InputError{"tokenLifetime", "takes whole seconds, one at least"}
+	case lifetime > i.policy.TokenLifetime:
+		return &InputError{"tokenLifetime", fmt.Sprintf("is longer than the configured one, %v", i.policy.TokenLifetime)}
 	}
-	key := credentialKey(c.ClientID)
-	batch.Conditions = append(batch.Conditions, store.Condition{Key: key, Value: before})
-	batch.Puts = append(batch.Puts, store.Record{Key: key, Value: after}, store.Record{Key: endedKey(c.Revoked, c.ClientID)})
-	batch.Deletes = append(batch.Deletes, listedKey(c))
-	batch.Urgent = true
 	return nil
 }
 

@@ -31,7 +31,8 @@ func (r *registry) endedCredentials(ctx context.Context, now time.Time) (batch s
 }
 
 // removeEnded adds to the batch what is to be removed for an entry of the index
-// of ended credentials. One that was revoked before it has expired has two.
+// of ended credentials. One that earlier releases have revoked before it has
+// expired has two.
 func (r *registry) removeEnded(ctx context.Context, entry, clientID string, batch *store.Batch) error {
 	batch.Deletes = append(batch.Deletes, entry)
 	value, err := r.store.Get(ctx, credentialKey(clientID))

@@ -119,7 +119,10 @@ func (i *Issuer) revokeEach(ctx context.Context, ids []string) (revoked int, err
 			if !c.Revoked.IsZero() {
 				return nil
 			}
-			return c.revoke(batch, before, time.Now())
+			was := *c
+			c.revoke(time.Now())
+			_, err := putChange(batch, before, &was, c)
+			return err
 		})
 		if errors.Is(err, store.ErrConflict) {
 			continue // one of them was changed at the same time

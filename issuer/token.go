@@ -62,7 +62,7 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 	}
 
 	issuedAt := now.Truncate(time.Second)
-	expires := issuedAt.Add(i.policy.TokenLifetime)
+	expires := issuedAt.Add(i.lifetime(c.Credential))
 	if !c.Expires.IsZero() && c.Expires.Before(expires) {
 		expires = c.Expires.Truncate(time.Second)
 	}
@@ -79,7 +79,7 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 		epoch:    c.Epoch,
 		reissued: i.registry.expiryRefused(expires),
 	}, group: i.registry.group(c.ClientID)}
-	text, err := key.sign(&a.Token, audiences)
+	text, err := key.sign(&a.Token, audiences, c.Claims)
 	if err != nil {
 		return nil, err
 	}
@@ -115,8 +115,8 @@ type accessClaims struct {
 	Epoch    uint64 `json:"epoch"` // epochClaim
 }
 
-// sign makes an RFC 9068 access token.
-func (k *signingKey) sign(t *Token, audiences []string) (string, error) {
+// sign makes an RFC 9068 access token, with further claims from ParseClaims.
+func (k *signingKey) sign(t *Token, audiences []string, further json.RawMessage) (string, error) {
 	claims := accessClaims{
 		Issuer:   t.issuer,
 		Subject:  t.ClientID,
@@ -134,6 +134,10 @@ func (k *signingKey) sign(t *Token, audiences []string) (string, error) {
 	payload, err := json.Marshal(&claims)
 	if err != nil {
 		return "", fmt.Errorf("encoding the claims of a token: %w", err)
+	}
+	if len(further) > len("{}") {
+		payload[len(payload)-1] = ','
+		payload = append(payload, further[1:]...)
 	}
 	encoding := base64.RawURLEncoding
 	segment := encoding.AppendEncode(nil, payload)
