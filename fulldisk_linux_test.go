@@ -92,6 +92,12 @@ func TestAServerOnAFullDiskGoesOnServing(t *testing.T) {
 				t.Errorf("a change by %s is answered %s", change.patch, resp.Status)
 			}
 		}
+		for body, want := range map[string]int{`{}`: http.StatusInsufficientStorage, `{"overlap":"0s"}`: http.StatusCreated} {
+			resp := s.Do(t, "POST", "/api/v0/client-credentials/"+made[4].ClientID+"/secrets", body, append(testserver.Bearer(token), "Content-Type", "application/json")...)
+			if resp.StatusCode != want {
+				t.Errorf("a rotation by %s is answered %s", body, resp.Status)
+			}
+		}
 	}
 	revoke := func(c testserver.Credential) {
 		t.Helper()

@@ -14,6 +14,20 @@ import (
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
+// serveBelowCredentials is whatever has a path below that of the collection.
+func (c *ClientCredentials) serveBelowCredentials(w http.ResponseWriter, r *http.Request, path string) {
+	clientID, below, _ := strings.Cut(path, "/")
+	secretID, oneSecret := strings.CutPrefix(below, "secrets/")
+	switch {
+	case below == "secrets":
+		c.serveSecrets(w, r, clientID)
+	case oneSecret:
+		c.serveSecret(w, r, clientID, secretID)
+	default:
+		c.serveCredential(w, r, path)
+	}
+}
+
 // serveCredential is one credential: GET shows it, PATCH changes it, DELETE
 // revokes it.
 func (c *ClientCredentials) serveCredential(w http.ResponseWriter, r *http.Request, clientID string) {
@@ -54,17 +68,14 @@ func (c *ClientCredentials) revoke(w http.ResponseWriter, r *http.Request, by is
 	if err == nil {
 		err = iss.Revoke(r.Context(), by.Reach(), clientID)
 	}
-	switch {
-	case errors.Is(err, issuer.ErrNotFound):
-		writeProblem(w, http.StatusNotFound, noSuchCredential)
-	case err != nil:
-		c.fail(w, "revoking a credential", err)
-	default:
-		credentialsRevoked.Inc()
-		c.logger.Info("credential revoked", zap.String("client_id", clientID), zap.String("by", by.Credential.ClientID))
-		w.Header().Set("Cache-Control", "no-store")
-		w.WriteHeader(http.StatusNoContent)
+	if err != nil {
+		c.refuseChange(w, r, "revoking a credential", err)
+		return
 	}
+	credentialsRevoked.Inc()
+	c.logger.Info("credential revoked", zap.String("client_id", clientID), zap.String("by", by.Credential.ClientID))
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // change carries out a merge patch, RFC 7396.
@@ -111,7 +122,9 @@ func (c *ClientCredentials) refuseChange(w http.ResponseWriter, r *http.Request,
 		writeProblem(w, http.StatusNotFound, noSuchCredential)
 	case errors.Is(err, issuer.ErrChanged):
 		writeProblem(w, http.StatusPreconditionFailed, "the credential is not as If-Match says: read it again")
-	case errors.Is(err, issuer.ErrFull):
+	case errors.Is(err, issuer.ErrTooManySecrets), errors.Is(err, issuer.ErrLastSecret):
+		writeProblem(w, http.StatusConflict, err.Error())
+	case errors.Is(err, issuer.ErrFull) && r.Method != http.MethodDelete: // which has a reserve
 		c.logger.Error("credential not changed", zap.Error(err))
 		writeProblem(w, http.StatusInsufficientStorage,
 			"the server's disk is full: until there is room again, credentials can be changed only to have less rights, and be revoked")

@@ -49,6 +49,14 @@ func (t timestamp) MarshalJSON() ([]byte, error) {
 	return []byte(time.Time(t).UTC().Format(`"2006-01-02T15:04:05.000Z"`)), nil
 }
 
+func timestampOrNull(t time.Time) *timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	shown := timestamp(t)
+	return &shown
+}
+
 // CreatedDocument returns the document that shows a new credential with its
 // secret, in the form of the API.
 func CreatedDocument(c *issuer.Credential, secret string) []byte {
@@ -63,10 +71,7 @@ func document(c *issuer.Credential) credentialDocument {
 		ClientID:     c.ClientID,
 		Name:         c.Name,
 		Created:      timestamp(c.Created),
-	}
-	if !c.Expires.IsZero() {
-		expires := timestamp(c.Expires)
-		d.Expires = &expires
+		Expires:      timestampOrNull(c.Expires),
 	}
 	if slices.Contains(c.Named, "scopes") {
 		scopes := append([]string{}, c.Scopes...) // [], not null
@@ -123,9 +128,7 @@ func (c *ClientCredentials) serveCredentials(w http.ResponseWriter, r *http.Requ
 
 func (c *ClientCredentials) create(w http.ResponseWriter, r *http.Request, by issuer.Caller) {
 	if name, _ := mediaType(r.Header); !isJSON(name) {
-		w.Header().Set("Accept", "application/json")
-		writeProblem(w, http.StatusUnsupportedMediaType,
-			"the body must be application/json, text/json or application/*+json, in UTF-8 and without a content coding")
+		unsupportedMediaType(w)
 		return
 	}
 	body, err := readBody(w, r)

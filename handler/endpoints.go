@@ -29,6 +29,9 @@ func init() {
 //     credentials of the caller's account, for tokens with the scope
 //     `client-credentials:write` (or, to see them, `client-credentials:read`), and
 //     those of all accounts for `client-credentials:admin`;
+//   - `GET`, `POST <base_path>/client-credentials/{clientId}/secrets` and
+//     `DELETE <base_path>/client-credentials/{clientId}/secrets/{secretId}` manage
+//     the secrets of one, in the same way;
 //   - `POST <base_path>/oauth/token` issues tokens (RFC 6749 section 4.4);
 //   - `POST <base_path>/oauth/introspect` tells whether a token counts (RFC
 //     7662), and `POST <base_path>/oauth/revoke` revokes one (RFC 7009): for the
@@ -152,7 +155,7 @@ func (c *ClientCredentials) serve(w http.ResponseWriter, r *http.Request) bool {
 	if !ok {
 		return false
 	}
-	clientID, one := strings.CutPrefix(path, credentialsPath+"/")
+	below, one := strings.CutPrefix(path, credentialsPath+"/")
 	switch {
 	case path == tokenPath:
 		c.warnIfPlaintext(r)
@@ -162,7 +165,7 @@ func (c *ClientCredentials) serve(w http.ResponseWriter, r *http.Request) bool {
 		c.serveCredentials(w, r)
 	case one: // whatever it is: no such path is the upstream's
 		c.warnIfPlaintext(r)
-		c.serveCredential(w, r, clientID)
+		c.serveBelowCredentials(w, r, below)
 	case path == introspectPath:
 		c.warnIfPlaintext(r)
 		c.serveIntrospect(w, r)

@@ -21,7 +21,7 @@ var (
 	introspections = counter("introspections_total",
 		"Answers of the introspection endpoint: active or inactive.", "result")
 	credentialChanges = counter("credential_changes_total",
-		"Credentials created, changed and revoked, and tokens revoked, over HTTP or the admin endpoint.", "change")
+		"Credentials created, changed and revoked, secrets added and deleted, and tokens revoked, over HTTP or the admin endpoint.", "change")
 
 	authenticationsLimited = prometheus.NewCounter(prometheus.CounterOpts{
 		Namespace: "caddy", Subsystem: "client_credentials", Name: "authentications_limited_total",
@@ -34,6 +34,8 @@ var (
 	credentialsCreated = credentialChanges.WithLabelValues("created")
 	credentialsChanged = credentialChanges.WithLabelValues("changed")
 	credentialsRevoked = credentialChanges.WithLabelValues("revoked")
+	secretsAdded       = credentialChanges.WithLabelValues("secret_added")
+	secretsDeleted     = credentialChanges.WithLabelValues("secret_deleted")
 	tokensRevoked      = credentialChanges.WithLabelValues("token_revoked")
 
 	introspectionsActive   = introspections.WithLabelValues("active")

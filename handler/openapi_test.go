@@ -253,8 +253,13 @@ var unseen = map[string]string{
 	"DELETE /client-credentials/{clientId} 503": soundStore,
 	"GET /client-credentials/{clientId} 503":    soundStore,
 	"PATCH /client-credentials/{clientId} 503":  soundStore,
-	"PATCH /client-credentials/{clientId} 507":  "TestAServerOnAFullDiskGoesOnServing gets it, of a server on a volume of its own.",
-	"POST /client-credentials 507":              "TestAServerOnAFullDiskGoesOnServing gets it, of a server on a volume of its own.",
+
+	"GET /client-credentials/{clientId}/secrets 503":               soundStore,
+	"POST /client-credentials/{clientId}/secrets 503":              soundStore,
+	"DELETE /client-credentials/{clientId}/secrets/{secretId} 503": soundStore,
+	"POST /client-credentials/{clientId}/secrets 507":              "TestAServerOnAFullDiskGoesOnServing gets it, of a server on a volume of its own.",
+	"PATCH /client-credentials/{clientId} 507":                     "TestAServerOnAFullDiskGoesOnServing gets it, of a server on a volume of its own.",
+	"POST /client-credentials 507":                                 "TestAServerOnAFullDiskGoesOnServing gets it, of a server on a volume of its own.",
 }
 
 // allDescribedIsSeen returns an error where the document has answers that no

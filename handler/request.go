@@ -51,6 +51,12 @@ func mediaType(header http.Header) (string, map[string]string) {
 	return name, params
 }
 
+func unsupportedMediaType(w http.ResponseWriter) {
+	w.Header().Set("Accept", "application/json")
+	writeProblem(w, http.StatusUnsupportedMediaType,
+		"the body must be application/json, text/json or application/*+json, in UTF-8 and without a content coding")
+}
+
 // isJSON reports whether a media type is one of those that the endpoints take
 // as JSON.
 func isJSON(mediaType string) bool {

@@ -88,20 +88,24 @@ func refuseInactive(c *Credential, now time.Time) error {
 
 // compareSecret finds the client and compares the secret. The work is the same
 // whether there is such a client or not.
-func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, _ time.Time) (remembered, error) {
+func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, now time.Time) (remembered, error) {
 	c, err := i.registry.credential(ctx, auth.ClientID)
-	hashes := []hashedSecret{{Pepper: i.keys().pepper}} // an empty one fits nothing
+	var hashes []hashedSecret
 	switch {
 	case err == nil:
-		hashes = c.Secrets
+		hashes = c.Hashes
 	case !errors.Is(err, store.ErrNotFound):
 		return c, fmt.Errorf("reading a credential: %w", err)
 	}
-	right := false
+	right, compared := false, false
 	for _, hash := range hashes {
-		for _, secret := range auth.Secrets {
-			right = i.keys().matches(hash, auth.ClientID, secret) || right
+		if hash.live(now) {
+			right = i.fits(hash, auth) || right
+			compared = true
 		}
+	}
+	if !compared {
+		i.fits(hashedSecret{Pepper: i.keys().pepper}, auth) // an empty one fits nothing
 	}
 	switch {
 	case err != nil:
@@ -110,6 +114,14 @@ func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, _
 		return c, refuseClient(auth.ClientID, "wrong secret")
 	}
 	return c, nil
+}
+
+// fits reports whether a secret is one of the readings of what the client sent.
+func (i *Issuer) fits(hash hashedSecret, auth ClientAuthentication) (right bool) {
+	for _, secret := range auth.Secrets {
+		right = i.keys().matches(hash, auth.ClientID, secret) || right
+	}
+	return right
 }
 
 // Has reports whether the caller asks with the scope.

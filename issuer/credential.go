@@ -2,11 +2,9 @@ package issuer
 
 import (
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -68,33 +66,9 @@ type Credential struct {
 	// Version rises with every change: of two readings of a credential, the one
 	// of the higher version is the later.
 	Version uint64         `json:"version"`
-	Secrets []hashedSecret `json:"secrets"`
+	Hashes  []hashedSecret `json:"secrets"` // of the secrets, oldest first
 
-	onlySecret [1]hashedSecret // where Secrets is, if it is one
-}
-
-// hashedSecret is what is kept of a secret: HMAC-SHA-256 under the pepper of
-// that number.
-type hashedSecret struct {
-	Pepper int        `json:"pepper"`
-	Hash   secretHash `json:"hash"`
-}
-
-type secretHash [sha256.Size]byte
-
-// MarshalText returns the hash in base64.
-func (h secretHash) MarshalText() ([]byte, error) {
-	return base64.StdEncoding.AppendEncode(nil, h[:]), nil
-}
-
-// UnmarshalText reads a hash in base64.
-func (h *secretHash) UnmarshalText(text []byte) error {
-	decoded, err := base64.StdEncoding.DecodeString(string(text))
-	if err != nil || len(decoded) != len(h) {
-		return errors.New("no hash of a secret")
-	}
-	*h = secretHash(decoded)
-	return nil
+	onlyHash [1]hashedSecret // where Hashes is, if it is one
 }
 
 // Active reports whether the credential works at the given time.
@@ -275,7 +249,7 @@ func newCredential(d Draft, now time.Time, secret hashedSecret, clientID string)
 		Expires:   shown(d.Expires),
 		Epoch:     1,
 		Version:   1,
-		Secrets:   []hashedSecret{secret},
+		Hashes:    []hashedSecret{secret},
 
 		TokenLifetime: d.TokenLifetime,
 		Claims:        d.Claims,

@@ -154,7 +154,9 @@ func pepperRecord(master masterKey, number int, pepper []byte) (store.Record, er
 // hash returns what is kept of a secret. The client id is part of it, so that
 // a hash is worth nothing in another credential's record.
 func (r *keyring) hash(clientID, secret string) hashedSecret {
-	return hashedSecret{Pepper: r.pepper, Hash: secretHash(r.peppers[r.pepper].mac(clientID, secret))}
+	h := hashedSecret{Pepper: r.pepper, Hash: secretHash(r.peppers[r.pepper].mac(clientID, secret))}
+	copy(h.Hint[:], secret[len(secret)-len(h.Hint):])
+	return h
 }
 
 // matches reports whether the secret is the one that was hashed, in a time that

@@ -17,9 +17,9 @@ func (c *Credential) pack() {
 		texts = append(texts, c.Name)
 	}
 	inOnePiece(texts...)
-	if len(c.Secrets) == len(c.onlySecret) {
-		c.onlySecret = [1]hashedSecret(c.Secrets)
-		c.Secrets = c.onlySecret[:]
+	if len(c.Hashes) == len(c.onlyHash) {
+		c.onlyHash = [1]hashedSecret(c.Hashes)
+		c.Hashes = c.onlyHash[:]
 	}
 	for _, list := range []*[]string{&c.Scopes, &c.Audiences, &c.Named} {
 		*list = once(*list)

@@ -135,7 +135,7 @@ func TestAMintThatARevocationOvertakesIssuesNothing(t *testing.T) {
 	}
 	// A signature takes as long as it takes: a key that revokes while it signs
 	// stands for the slowest one.
-	signer := &revokingSigner{iss: iss, clientID: c.ClientID, t: t}
+	signer := &meddlingSigner{t: t, meddle: func() error { return iss.Revoke(context.Background(), "", c.ClientID) }}
 	iss.keys().signing.method = signer
 	if _, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret)); err == nil {
 		t.Fatal("a token left for a credential that was revoked while it was signed")
@@ -251,26 +251,24 @@ func TestNoTokenIsAcceptedAfterItsCredentialWasRevoked(t *testing.T) {
 	}
 }
 
-// revokingSigner signs as ES256 does, and revokes a credential before it
-// returns.
-type revokingSigner struct {
-	iss      *Issuer
-	clientID string
-	signed   bool
-	t        *testing.T
+// meddlingSigner signs as ES256 does, and does something else before it returns.
+type meddlingSigner struct {
+	t      *testing.T
+	meddle func() error
+	signed bool
 }
 
-func (r *revokingSigner) Alg() string { return jwt.SigningMethodES256.Alg() }
+func (m *meddlingSigner) Alg() string { return jwt.SigningMethodES256.Alg() }
 
-func (r *revokingSigner) Verify(signed string, signature []byte, key any) error {
+func (m *meddlingSigner) Verify(signed string, signature []byte, key any) error {
 	return jwt.SigningMethodES256.Verify(signed, signature, key)
 }
 
-func (r *revokingSigner) Sign(signed string, key any) ([]byte, error) {
+func (m *meddlingSigner) Sign(signed string, key any) ([]byte, error) {
 	signature, err := jwt.SigningMethodES256.Sign(signed, key)
-	if err := r.iss.Revoke(context.Background(), "", r.clientID); err != nil {
-		r.t.Error(err)
+	if err := m.meddle(); err != nil {
+		m.t.Error(err)
 	}
-	r.signed = true
+	m.signed = true
 	return signature, err
 }
