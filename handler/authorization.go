@@ -64,7 +64,16 @@ func (b *bodyAuthentication) take(name, value string) {
 // clientAuthentication returns what the client shows in the Authorization
 // header field or else in the body. RFC 6749 section 2.3: one method in each
 // request.
-func (c *ClientCredentials) clientAuthentication(header http.Header, body bodyAuthentication) (issuer.ClientAuthentication, error) {
+func (c *ClientCredentials) clientAuthentication(r *http.Request, body bodyAuthentication) (auth issuer.ClientAuthentication, err error) {
+	if auth, err = c.shownBy(r.Header, body); err != nil {
+		return auth, err
+	}
+	id := auth.ClientID
+	auth.Suspect = func() bool { return c.isSuspect(r, id) }
+	return auth, nil
+}
+
+func (c *ClientCredentials) shownBy(header http.Header, body bodyAuthentication) (issuer.ClientAuthentication, error) {
 	auth := issuer.ClientAuthentication{ClientID: body.clientID}
 	basic, usesBasic, err := basicAuthorization(header)
 	if err != nil {

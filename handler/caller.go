@@ -71,7 +71,7 @@ func (c *ClientCredentials) caller(w http.ResponseWriter, r *http.Request, iss *
 		}
 		return caller, true
 	}
-	auth, err := c.clientAuthentication(r.Header, body)
+	auth, err := c.clientAuthentication(r, body)
 	if err != nil {
 		status, refused := malformed(err)
 		c.refuseCaller(w, r, doing, status, refused)

@@ -106,6 +106,23 @@ func (f *failureCounter) charge(limit FailureLimit, address netip.Prefix, client
 	return clientID != "" && !f.clients.take(failureKey{address, clientID, limit.PerClient})
 }
 
+// isSuspect reports whether a failure of the client, from where this request comes,
+// would be one too many.
+func (c *ClientCredentials) isSuspect(r *http.Request, clientID string) bool {
+	return !c.AuthFailures.Off && c.failures.spent(*c.AuthFailures, network(clientIP(r)), clientID)
+}
+
+func (f *failureCounter) spent(limit FailureLimit, address netip.Prefix, clientID string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.addresses.empty(failureKey{address, "", limit.PerAddress}) || f.clients.empty(failureKey{address, clientID, limit.PerClient})
+}
+
+func (b buckets) empty(key failureKey) bool {
+	bucket, ok := b.Get(key)
+	return ok && bucket.Tokens() < 1
+}
+
 // take takes one out of a bucket, and reports whether there was one.
 func (b buckets) take(key failureKey) bool {
 	bucket, ok := b.Get(key)

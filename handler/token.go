@@ -163,7 +163,7 @@ func (c *ClientCredentials) parseTokenRequest(w http.ResponseWriter, r *http.Req
 	if req, err = assembleTokenRequest(fields, form); err != nil {
 		return req, err
 	}
-	if req.ClientAuthentication, err = c.clientAuthentication(r.Header, req.body); err != nil {
+	if req.ClientAuthentication, err = c.clientAuthentication(r, req.body); err != nil {
 		return req, err
 	}
 	if req.GrantType == "" && req.ClientID == "" && req.Assertion == nil {

@@ -95,14 +95,14 @@ func (i *Issuer) parseAssertion(a Assertion) (*assertion, error) {
 func (i *Issuer) verifyAssertion(ctx context.Context, auth ClientAuthentication, now time.Time) (c remembered, err error) {
 	a, err := i.parseAssertion(*auth.Assertion)
 	if err != nil {
-		return c, refuseClient(auth.ClientID, "assertion: "+err.Error())
+		return c, refuseUnknown(auth.ClientID, "assertion: "+err.Error())
 	}
 	if auth.ClientID != "" && auth.ClientID != a.clientID { // RFC 7521 section 4.2
-		return c, refuseClient(auth.ClientID, "assertion: of another client")
+		return c, refuseUnknown(auth.ClientID, "assertion: of another client")
 	}
 	c, err = i.registry.credential(ctx, a.clientID)
 	if errors.Is(err, store.ErrNotFound) {
-		return c, refuseClient(a.clientID, "unknown client")
+		return c, refuseUnknown(a.clientID, "unknown client")
 	}
 	if err != nil {
 		return c, err

@@ -19,6 +19,9 @@ type ClientAuthentication struct {
 	Secrets []string
 	// Assertion is what it shows instead of a secret; or nil.
 	Assertion *Assertion
+	// Suspect reports whether too many of its kind have failed lately: no slow hash
+	// is compared for it then. It may be nil.
+	Suspect func() bool
 }
 
 // Caller is who asks for something: a credential, and the scopes that it asks
@@ -41,10 +44,16 @@ func (e *TokenError) Error() string { return e.Code + ": " + e.Reason }
 // refuseClient is the one answer to every client that can't be authenticated:
 // who sends it must not learn whether there is such a client.
 func refuseClient(clientID, reason string) error {
-	if !validClientID(clientID) {
-		clientID = "" // it may be anything, a secret in the wrong place included
-	}
 	return &TokenError{"invalid_client", "client authentication failed", reason, clientID}
+}
+
+// refuseUnknown is the same for what may be no client id at all: a secret in the
+// wrong place must not come into the log.
+func refuseUnknown(clientID, reason string) error {
+	if !madeHere(clientID) {
+		clientID = ""
+	}
+	return refuseClient(clientID, reason)
 }
 
 // Authenticate returns the client, with all the scopes of its credential. It
@@ -87,41 +96,53 @@ func refuseInactive(c *Credential, now time.Time) error {
 }
 
 // compareSecret finds the client and compares the secret. The work is the same
-// whether there is such a client or not.
+// whether there is such a client or not, but for the slow hash of another server.
 func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, now time.Time) (remembered, error) {
 	c, err := i.registry.credential(ctx, auth.ClientID)
+	known := err == nil
 	var hashes []hashedSecret
 	switch {
-	case err == nil:
+	case known:
 		hashes = c.Hashes
 	case !errors.Is(err, store.ErrNotFound):
 		return c, fmt.Errorf("reading a credential: %w", err)
 	}
 	right, compared := false, false
 	for _, hash := range hashes {
-		if hash.live(now) {
-			right = i.fits(hash, auth) || right
-			compared = true
+		if !hash.live(now) {
+			continue
 		}
+		fits, err := i.fits(ctx, hash, auth)
+		if err != nil {
+			return c, fmt.Errorf("comparing a secret: %w", err)
+		}
+		right, compared = fits || right, true
 	}
-	if !compared {
-		i.fits(hashedSecret{Pepper: i.keys().pepper}, auth) // an empty one fits nothing
+	if !compared { // an empty one fits nothing
+		_, _ = i.fits(ctx, hashedSecret{Pepper: i.keys().pepper}, auth)
 	}
 	switch {
-	case err != nil:
-		return c, refuseClient(auth.ClientID, "unknown client")
+	case !known:
+		return c, refuseUnknown(auth.ClientID, "unknown client")
 	case !right:
 		return c, refuseClient(auth.ClientID, "wrong secret")
 	}
 	return c, nil
 }
 
-// fits reports whether a secret is one of the readings of what the client sent.
-func (i *Issuer) fits(hash hashedSecret, auth ClientAuthentication) (right bool) {
+// fits reports whether a secret is one of the readings of what the client sent. It
+// returns an error where it cannot tell.
+func (i *Issuer) fits(ctx context.Context, hash hashedSecret, auth ClientAuthentication) (right bool, err error) {
 	for _, secret := range auth.Secrets {
-		right = i.keys().matches(hash, auth.ClientID, secret) || right
+		fits := false
+		if hash.Slow == "" {
+			fits = i.keys().matches(hash, auth.ClientID, secret)
+		} else if fits, err = i.fitsSlow(ctx, hash.Slow, auth, secret); err != nil {
+			return false, err
+		}
+		right = fits || right
 	}
-	return right
+	return right, nil
 }
 
 // Has reports whether the caller asks with the scope.

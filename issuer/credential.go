@@ -25,7 +25,7 @@ const maxNameLength = 200 // characters, by the wire contract
 type Credential struct {
 	// ID is the record's own id, a UUID v4.
 	ID string `json:"id"`
-	// ClientID is 16 random bytes in hexadecimal.
+	// ClientID is 16 random bytes in hexadecimal, or what another server has made.
 	ClientID string `json:"client_id"`
 	// Name is a label, or nil.
 	Name *string `json:"name,omitempty"`
@@ -280,18 +280,31 @@ func randomBytes(n int) []byte {
 	return b
 }
 
-// validClientID spares the store a look-up of what can't be there, and keeps
-// what is sent from becoming part of a key.
+// validClientID keeps client ids fit for the keys of the store, header fields,
+// URLs and logs.
 func validClientID(id string) bool {
-	if len(id) != 32 {
+	if len(id) < 1 || len(id) > 128 {
 		return false
 	}
+	for i := range len(id) {
+		switch c := id[i]; {
+		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '.', c == '_', c == '-', c == '~', c == '@':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// madeHere reports whether the client id has the form of those that newClientID
+// makes.
+func madeHere(id string) bool {
 	for i := range len(id) {
 		if c := id[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
 			return false
 		}
 	}
-	return true
+	return len(id) == 32
 }
 
 func decodeCredential(data []byte) (*Credential, error) {

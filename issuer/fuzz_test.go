@@ -230,7 +230,7 @@ func FuzzClientAssertion(f *testing.F) {
 		}
 		refusal, ok := errors.AsType[*TokenError](err)
 		if !ok || refusal.Code != "invalid_client" || refusal.Description != "client authentication failed" ||
-			refusal.ClientID != "" && !validClientID(refusal.ClientID) {
+			refusal.ClientID != "" && !madeHere(refusal.ClientID) {
 			t.Fatalf("Authenticate = %v, want a refusal of the client", err)
 		}
 	})

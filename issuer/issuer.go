@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -183,7 +184,7 @@ func (i *Issuer) eachListed(ctx context.Context, account string, fn func(*Creden
 		return err
 	}
 	for _, key := range listed {
-		c, err := i.registry.read(ctx, key[len(key)-32:])
+		c, err := i.registry.read(ctx, key[strings.LastIndexByte(key, '/')+1:])
 		if errors.Is(err, store.ErrNotFound) {
 			if _, err := i.store.Get(ctx, key); errors.Is(err, store.ErrNotFound) {
 				continue // it was removed meanwhile

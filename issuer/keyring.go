@@ -155,7 +155,7 @@ func pepperRecord(master masterKey, number int, pepper []byte) (store.Record, er
 // a hash is worth nothing in another credential's record.
 func (r *keyring) hash(clientID, secret string) hashedSecret {
 	h := hashedSecret{Pepper: r.pepper, Hash: secretHash(r.peppers[r.pepper].mac(clientID, secret))}
-	copy(h.Hint[:], secret[len(secret)-len(h.Hint):])
+	h.Hint = hintOf(secret)
 	return h
 }
 

@@ -33,7 +33,8 @@ type registry struct {
 	changes [changeGroups]atomic.Uint64
 	watches [watchLists]watchList
 
-	recent *lru.Cache[string, remembered]
+	recent  *lru.Cache[string, remembered]
+	foreign *foreignSecrets
 
 	verified *tokenCache
 	// signatureChecks holds a place for each check that is under way.
@@ -99,9 +100,10 @@ const (
 
 func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, error) {
 	r := &registry{
-		store:  st,
-		seed:   maphash.MakeSeed(),
-		recent: lru.New[string, remembered](int64(recent)),
+		store:   st,
+		seed:    maphash.MakeSeed(),
+		recent:  lru.New[string, remembered](int64(recent)),
+		foreign: newForeignSecrets(max(1, runtime.GOMAXPROCS(0)/2)),
 
 		verified: newTokenCache(DefaultTokenCache),
 		// The other half of the processors is for requests that need no check.

@@ -12,11 +12,12 @@ import (
 )
 
 // hashedSecret is what is kept of a secret: HMAC-SHA-256 under the pepper of that
-// number, and what tells people which one it is. It has no pointers: there is one
-// in memory for each client in use.
+// number, and what tells people which one it is.
 type hashedSecret struct {
 	Pepper int        `json:"pepper"`
-	Hash   secretHash `json:"hash"`
+	Hash   secretHash `json:"hash,omitzero"`
+	// Slow is a PHC string instead, of a secret that another server has hashed.
+	Slow string `json:"slow,omitempty"`
 	// Hint is the end of the secret; empty where an earlier release has made it.
 	Hint secretHint `json:"hint,omitzero"`
 	// Created and Expires are in milliseconds since 1970. Zero is for the time at
@@ -57,6 +58,22 @@ func (h *secretHint) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// hintOf returns the end of a secret, if that leaves enough of it to guess.
+func hintOf(secret string) (h secretHint) {
+	const enough = 16 // characters
+	if len(secret) < enough {
+		return h
+	}
+	end := secret[len(secret)-len(h):]
+	for i := range len(end) {
+		if end[i] <= 0x20 || end[i] >= 0x7F {
+			return h
+		}
+	}
+	copy(h[:], end)
+	return h
+}
+
 func (h hashedSecret) live(now time.Time) bool {
 	return h.Expires == 0 || now.UnixMilli() < h.Expires
 }
@@ -64,7 +81,11 @@ func (h hashedSecret) live(now time.Time) bool {
 // id names the secret. It follows from the hash, so that secrets have one that
 // were made before there were names, and tells nothing of it.
 func (h hashedSecret) id() string {
-	sum := sha256.Sum256(append([]byte("client_credentials secret\x00"), h.Hash[:]...))
+	hash := h.Hash[:]
+	if h.Slow != "" {
+		hash = []byte(h.Slow)
+	}
+	sum := sha256.Sum256(append([]byte("client_credentials secret\x00"), hash...))
 	return hex.EncodeToString(sum[:8])
 }
 

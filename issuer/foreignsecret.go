@@ -1,0 +1,130 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/lru"
+	"github.com/clientcredentials/caddy-client-credentials/internal/phc"
+)
+
+// foreignSecrets compares the secrets that came from other servers with their
+// hashes, which are slow on purpose: few at a time, and each once.
+type foreignSecrets struct {
+	places  chan struct{}
+	waiting atomic.Int64
+	// proven are the right ones of late, by their slow hashes, as this server
+	// hashes its own.
+	proven *lru.Cache[string, hashedSecret]
+}
+
+const (
+	provenSecrets = 10_000
+	// maxWaiting bounds how many requests wait for a comparison. Each takes up to
+	// a second.
+	maxWaiting = 32
+)
+
+func newForeignSecrets(places int) *foreignSecrets {
+	return &foreignSecrets{places: make(chan struct{}, places), proven: lru.New[string, hashedSecret](provenSecrets)}
+}
+
+var errTooManyComparisons = errors.New("too many requests wait for the comparison of a slow hash")
+
+// fit reports whether it is the secret of the slow hash. It returns an error where
+// it cannot tell.
+func (f *foreignSecrets) fit(ctx context.Context, keys *keyring, slow, clientID, secret string) (bool, error) {
+	if known, ok := f.proven.Get(slow); ok && keys.matches(known, clientID, secret) {
+		return true, nil
+	}
+	hash, err := phc.Parse(slow)
+	if err != nil {
+		return false, errors.New("the hash of a secret can't be read: it " + err.Error())
+	}
+	defer f.waiting.Add(-1)
+	if f.waiting.Add(1) > maxWaiting {
+		return false, errTooManyComparisons
+	}
+	select {
+	case f.places <- struct{}{}:
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	defer func() { <-f.places }()
+	if !hash.Fits(secret) {
+		return false, nil
+	}
+	f.proven.Put(slow, keys.hash(clientID, secret), 1)
+	return true, nil
+}
+
+// fitsSlow reports whether it is the secret of the slow hash. It returns an error
+// where it cannot tell.
+func (i *Issuer) fitsSlow(ctx context.Context, slow string, auth ClientAuthentication, secret string) (bool, error) {
+	if auth.Suspect != nil && auth.Suspect() {
+		return false, nil
+	}
+	fits, err := i.registry.foreign.fit(ctx, i.keys(), slow, auth.ClientID, secret)
+	if fits {
+		i.rehash(ctx, auth.ClientID, slow, secret)
+	}
+	return fits, err
+}
+
+// rehash durably replaces the slow hash of a secret that was right by one of this
+// server's own, if nobody could guess the secret from that. Where it fails, the
+// next use tries again.
+func (i *Issuer) rehash(ctx context.Context, clientID, slow, secret string) {
+	if !strongSecret(secret) {
+		return
+	}
+	fast := i.keys().hash(clientID, secret)
+	_, err := i.change(context.WithoutCancel(ctx), nil, "", clientID, func(c, _ *Credential) error {
+		c.Hashes = slices.Clone(c.Hashes)
+		for n := range c.Hashes {
+			if h := &c.Hashes[n]; h.Slow == slow {
+				h.Pepper, h.Hash, h.Hint, h.Slow = fast.Pepper, fast.Hash, fast.Hint, ""
+			}
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, ErrFull) {
+		caddy.Log().Named("client_credentials").Warn("keeping the fast hash of a secret", zap.Error(err))
+	}
+}
+
+// strongSecret reports whether a secret looks as if it had been drawn by lot from
+// 2^112 or more, for which NIST SP 800-63B asks for no slow hash. What has the
+// form of words, or repeats itself, does not.
+func strongSecret(secret string) bool {
+	const (
+		fewest = 12  // different characters
+		enough = 112 // bits
+	)
+	different := make(map[rune]bool)
+	digits, letters, others := 0, 0, 0
+	for _, c := range secret {
+		different[c] = true
+		switch {
+		case c == ' ':
+			return false
+		case '0' <= c && c <= '9':
+			digits++
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z':
+			letters++
+		default:
+			others++
+		}
+	}
+	bits := 5.9 // of letters of both cases, digits and the like
+	if strings.ToLower(secret) == secret || strings.ToUpper(secret) == secret {
+		bits = 4 // as hexadecimal has them
+	}
+	return len(different) >= fewest && digits > 0 && letters > 0 && bits*float64(digits+letters+others) >= enough
+}
