@@ -62,6 +62,8 @@ func (a AdminAPI) Routes() []caddy.AdminRoute {
 		{Pattern: AdminKeysPath + "/", Handler: caddy.AdminHandlerFunc(a.serveKey)},
 		{Pattern: AdminMasterKeyPath, Handler: caddy.AdminHandlerFunc(a.serveMasterKey)},
 		{Pattern: AdminBackupPath, Handler: caddy.AdminHandlerFunc(a.serveBackup)},
+		{Pattern: AdminImportPath, Handler: caddy.AdminHandlerFunc(a.serveImport)},
+		{Pattern: AdminExportPath, Handler: caddy.AdminHandlerFunc(a.serveExport)},
 	}
 }
 

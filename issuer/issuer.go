@@ -92,39 +92,53 @@ func (i *Issuer) create(ctx context.Context, d Draft, conditions ...store.Condit
 		d.Account = DefaultAccount
 	}
 	now := time.Now()
-	if err := d.validate(now); err != nil {
+	if err := i.validateDraft(&d, now); err != nil {
 		return nil, "", err
-	}
-	if err := i.validateLifetime(d.TokenLifetime); err != nil {
-		return nil, "", err
-	}
-	if d.KeysURL != "" {
-		if err := i.remote.check(d.KeysURL); err != nil {
-			return nil, "", err
-		}
 	}
 	secret, clientID := newSecret(), newClientID()
 	c := newCredential(d, now, i.keys().hash(clientID, secret), clientID)
-	value, err := json.Marshal(c)
-	if err != nil {
-		return nil, "", err
-	}
-	batch := store.Batch{
-		Conditions: append(conditions, store.Condition{Key: credentialKey(clientID)}),
-		Puts:       []store.Record{{Key: credentialKey(clientID), Value: value}, {Key: listedKey(c)}},
-	}
-	if !c.Expires.IsZero() {
-		batch.Puts = append(batch.Puts, store.Record{Key: endedKey(c.Expires, clientID)})
-	}
+	batch := store.Batch{Conditions: conditions}
 	if d.IdempotencyKey != "" {
 		if err := i.createOnce(ctx, &d, clientID, now, &batch); err != nil {
 			return nil, "", err
 		}
 	}
-	if err := i.store.Commit(ctx, batch); err != nil {
-		return nil, "", fmt.Errorf("keeping a new credential: %w", err)
+	if err := i.keep(ctx, c, &batch); err != nil {
+		return nil, "", err
 	}
 	return c, secret, nil
+}
+
+func (i *Issuer) validateDraft(d *Draft, now time.Time) error {
+	if err := d.validate(now); err != nil {
+		return err
+	}
+	if err := i.validateLifetime(d.TokenLifetime); err != nil {
+		return err
+	}
+	if d.KeysURL != "" {
+		return i.remote.check(d.KeysURL)
+	}
+	return nil
+}
+
+// keep durably keeps a new credential, with what else is in the batch. It returns
+// store.ErrConflict where there is one of that client id.
+func (i *Issuer) keep(ctx context.Context, c *Credential, batch *store.Batch) error {
+	value, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	key := credentialKey(c.ClientID)
+	batch.Conditions = append(batch.Conditions, store.Condition{Key: key})
+	batch.Puts = append(batch.Puts, store.Record{Key: key, Value: value}, store.Record{Key: listedKey(c)})
+	if !c.Expires.IsZero() {
+		batch.Puts = append(batch.Puts, store.Record{Key: endedKey(c.Expires, c.ClientID)})
+	}
+	if err := i.store.Commit(ctx, *batch); err != nil {
+		return fmt.Errorf("keeping a new credential: %w", err)
+	}
+	return nil
 }
 
 // Get returns a credential of the account; of any, where it is empty. It returns

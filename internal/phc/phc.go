@@ -3,8 +3,8 @@
 package phc
 
 import (
-	"crypto/rand"
 	"crypto/pbkdf2"
+	"crypto/rand"
 	"crypto/sha1" //nolint:gosec // G505: as part of PBKDF2, where nothing is known against it
 	"crypto/sha256"
 	"crypto/sha512"
