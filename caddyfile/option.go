@@ -39,6 +39,15 @@ const appName = "client_credentials"
 //	    master_key     <base64>
 //	    retention      <duration>
 //	    client_jwks_uri public | any | off
+//	    credential <client id> {
+//	        secret_hash    <hash>
+//	        name           <name>
+//	        account        <account>
+//	        scopes         <scopes...>
+//	        audiences      <audiences...>
+//	        grantable      <scopes...>
+//	        token_lifetime <duration>
+//	    }
 //	}
 //
 // Several blocks are one, but each setting can be given only once.
@@ -102,6 +111,8 @@ func parseSetting(d *caddyfile.Dispenser, app *issuer.App) error {
 			}
 			return int64(size), issuer.ValidateTokenCache(int64(size))
 		})
+	case "credential":
+		return parseCredential(d, app)
 	case "store":
 		if app.StoreRaw != nil {
 			return d.Errf("%s is already specified", name)

@@ -22,7 +22,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "client-credentials",
-		Usage: "<create|list|revoke|check-token|keys|rotate-key|revoke-key|rewrap|replace-lost-master-key|export-key|import-key|backup|verify|restore|copy|import|export|accept-loss>",
+		Usage: "<create|list|revoke|check-token|keys|rotate-key|revoke-key|rewrap|replace-lost-master-key|export-key|import-key|backup|verify|restore|copy|import|export|hash-secret|accept-loss>",
 		Short: "Manages the credentials of machine clients",
 		Long: `
 Creates, lists and revokes the credentials that the client_credentials app
@@ -42,7 +42,7 @@ mend it, do so always: restore, copy, export-key, import-key and accept-loss.`,
 			cmd.PersistentFlags().Bool("offline", false, "Open the store itself; no server may hold it")
 			cmd.AddCommand(createCommand(), listCommand(), revokeCommand(), checkCommand(),
 				keysCommand(), rotateKeyCommand(), revokeKeyCommand(), rewrapCommand(), replaceLostMasterKeyCommand(), exportKeyCommand(), importKeyCommand(),
-				backupCommand(), verifyCommand(), restoreCommand(), copyCommand(), importCommand(), exportCommand(), acceptLossCommand())
+				backupCommand(), verifyCommand(), restoreCommand(), copyCommand(), importCommand(), exportCommand(), hashSecretCommand(), acceptLossCommand())
 			cmd.RunE = func(cmd *cobra.Command, args []string) error {
 				if len(args) == 0 {
 					return cmd.Help()

@@ -56,7 +56,9 @@ func TestClientsOfAnotherServerGoOnWithTheSecretsThatTheyHave(t *testing.T) {
 		t.Errorf("standard output: %q", out)
 	}
 	for _, c := range []testserver.Credential{
-		{ClientID: "orders", Secret: foreignSecret}, {ClientID: uuid, Secret: foreignSecret}, {ClientID: "stock", Secret: foreignSecret},
+		{ClientID: "orders", Secret: foreignSecret},
+		{ClientID: uuid, Secret: foreignSecret},
+		{ClientID: "stock", Secret: foreignSecret},
 		{ClientID: "random", Secret: "K7gNU3sdo-OL0wNhqoVWhr3g6s1xYv72ol_pe.Unols"},
 	} {
 		wantStatus(t, s, s.Token(t, c), 200)
@@ -77,6 +79,18 @@ func TestClientsOfAnotherServerGoOnWithTheSecretsThatTheyHave(t *testing.T) {
 	}
 	if log := s.Log(t); !strings.Contains(log, `"credential imported","client_id":"orders"`) || strings.Contains(log, foreignSecret) {
 		t.Errorf("its log: %s", log)
+	}
+}
+
+func TestTheLinesOfTheReadmeCanBeImported(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(readme), "```jsonl\n")
+	lines, _, _ := strings.Cut(rest, "```")
+	if out := succeed(t, simple(t), "import", writeLines(t, strings.TrimSpace(lines))); out != "2 imported\n" {
+		t.Errorf("standard output: %q", out)
 	}
 }
 

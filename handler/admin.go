@@ -295,7 +295,7 @@ func adminError(err error) error {
 		status = http.StatusRequestEntityTooLarge
 	case errors.Is(err, issuer.ErrNotFound), errors.Is(err, issuer.ErrNoKey):
 		status = http.StatusNotFound
-	case errors.Is(err, issuer.ErrGivenKey):
+	case errors.Is(err, issuer.ErrGivenKey), errors.Is(err, issuer.ErrDeclared):
 		status = http.StatusConflict
 	case errors.Is(err, issuer.ErrFull):
 		status = http.StatusInsufficientStorage

@@ -122,7 +122,7 @@ func (c *ClientCredentials) refuseChange(w http.ResponseWriter, r *http.Request,
 		writeProblem(w, http.StatusNotFound, noSuchCredential)
 	case errors.Is(err, issuer.ErrChanged):
 		writeProblem(w, http.StatusPreconditionFailed, "the credential is not as If-Match says: read it again")
-	case errors.Is(err, issuer.ErrTooManySecrets), errors.Is(err, issuer.ErrLastSecret):
+	case errors.Is(err, issuer.ErrTooManySecrets), errors.Is(err, issuer.ErrLastSecret), errors.Is(err, issuer.ErrDeclared):
 		writeProblem(w, http.StatusConflict, err.Error())
 	case errors.Is(err, issuer.ErrFull) && r.Method != http.MethodDelete: // which has a reserve
 		c.logger.Error("credential not changed", zap.Error(err))

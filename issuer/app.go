@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
 
 	"github.com/clientcredentials/caddy-client-credentials/internal/fetch"
 	"github.com/clientcredentials/caddy-client-credentials/store"
@@ -86,6 +87,9 @@ type App struct {
 	// Default: `30d`
 	Retention caddy.Duration `json:"retention,omitempty"`
 
+	// Credentials that are kept in the configuration. Default: none
+	Credentials []DeclaredCredential `json:"credentials,omitempty"`
+
 	// Where the credentials are kept. Default: `badger`
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=client_credentials.stores inline_key=module"`
 
@@ -95,7 +99,8 @@ type App struct {
 	storage certmagic.Storage
 	fetcher *fetch.Fetcher // nil: no key set is fetched
 
-	resources []Resource // of this configuration's guards; complete once it is provisioned
+	declared  []DeclaredCredential // Credentials, with placeholders replaced
+	resources []Resource           // of this configuration's guards; complete once it is provisioned
 
 	issuer  atomic.Pointer[Issuer]
 	opening sync.Mutex
@@ -137,6 +142,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.provisionPolicy(); err != nil {
 		return err
 	}
+	if err := a.provisionDeclared(); err != nil {
+		return err
+	}
 	if err := a.provisionKeys(); err != nil {
 		return err
 	}
@@ -170,11 +178,14 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// Start opens the store. An error leaves the configuration that ran before
-// running.
+// Start opens the store, and has it hold what is declared. An error leaves the
+// configuration that ran before running.
 func (a *App) Start() error {
-	_, err := a.Open()
-	return err
+	iss, err := a.Open()
+	if err != nil {
+		return err
+	}
+	return iss.declare(context.Background(), a.declared)
 }
 
 // Stop does nothing: requests of this configuration may still be under way.
@@ -192,9 +203,22 @@ func (a *App) Cleanup() error {
 	a.held = false
 	a.stop()
 	a.keeper.Wait()
-	a.issuer.Load().registry.letGo(a)
+	registry := a.issuer.Load().registry
+	registry.letGo(a)
+	if left := registry.lastHolder(); left != nil {
+		left.declareAgain()
+	}
 	_, err := stores.Delete(a.engine.Identity())
 	return err
+}
+
+// declareAgain has the store hold what this configuration declares, where another
+// one has failed that has declared something else.
+func (a *App) declareAgain() {
+	err := a.issuer.Load().declare(context.Background(), a.declared)
+	if err != nil {
+		caddy.Log().Named("client_credentials").Error("going back to the credentials that were declared before", zap.Error(err))
+	}
 }
 
 // Open returns the issuer. The first call, of Start or of a request (Caddy

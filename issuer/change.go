@@ -109,6 +109,9 @@ func (i *Issuer) changeOnce(ctx context.Context, caller *Caller, account, client
 		i.registry.apply(c) // the disk may have taken a revocation, and failed after that
 		return nil, ErrNotFound
 	}
+	if c.Declared {
+		return nil, ErrDeclared
+	}
 	before := *c
 	if err := edit(c, by); err != nil {
 		return nil, err
@@ -147,12 +150,25 @@ func putChange(batch *store.Batch, value []byte, before, after *Credential) (*Cr
 	batch.Conditions = append(batch.Conditions, store.Condition{Key: key, Value: value})
 	batch.Puts = append(batch.Puts, store.Record{Key: key, Value: is})
 	moveEnd(batch, before, after)
-	if before.Revoked.IsZero() && !after.Revoked.IsZero() {
-		batch.Deletes = append(batch.Deletes, listedKey(after))
-	}
+	moveListed(batch, before, after)
 	// On a full disk, what ends rights must still be possible.
 	batch.Urgent = batch.Urgent || after.Epoch != before.Epoch || outlives(before, after)
 	return decodeCredential(is)
+}
+
+// moveListed moves the credential in the list of its account, where it is while it
+// is not revoked.
+func moveListed(batch *store.Batch, before, after *Credential) {
+	was, is := before.Revoked.IsZero(), after.Revoked.IsZero()
+	if was == is && listedKey(before) == listedKey(after) {
+		return
+	}
+	if was {
+		batch.Deletes = append(batch.Deletes, listedKey(before))
+	}
+	if is {
+		batch.Puts = append(batch.Puts, store.Record{Key: listedKey(after)})
+	}
 }
 
 // moveEnd moves the credential in the index of those that have ended.

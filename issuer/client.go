@@ -134,10 +134,12 @@ func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, n
 // returns an error where it cannot tell.
 func (i *Issuer) fits(ctx context.Context, hash hashedSecret, auth ClientAuthentication) (right bool, err error) {
 	for _, secret := range auth.Secrets {
-		fits := false
 		if hash.Slow == "" {
-			fits = i.keys().matches(hash, auth.ClientID, secret)
-		} else if fits, err = i.fitsSlow(ctx, hash.Slow, auth, secret); err != nil {
+			right = i.keys().matches(hash, auth.ClientID, secret) || right
+			continue
+		}
+		fits, err := i.fitsSlow(ctx, hash.Slow, auth, secret)
+		if err != nil {
 			return false, err
 		}
 		right = fits || right

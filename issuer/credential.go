@@ -52,6 +52,8 @@ type Credential struct {
 	Claims json.RawMessage `json:"claims,omitempty"`
 	// Disabled credentials get no tokens until they are enabled again.
 	Disabled bool `json:"disabled,omitempty"`
+	// Declared credentials are those of the configuration.
+	Declared bool `json:"declared,omitempty"`
 	// Named are the members, beyond those of the wire contract, that a request
 	// named which made or changed it: every answer of the API shows them.
 	Named   []string  `json:"named,omitempty"`

@@ -147,6 +147,16 @@ func (r *registry) letGo(a *App) {
 	r.adjust()
 }
 
+// lastHolder returns the configuration whose settings count, or nil.
+func (r *registry) lastHolder() *App {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.holders) == 0 {
+		return nil
+	}
+	return r.holders[len(r.holders)-1]
+}
+
 func (r *registry) isHeld() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

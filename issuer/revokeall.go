@@ -116,7 +116,7 @@ func (i *Issuer) revokeEach(ctx context.Context, ids []string) (revoked int, err
 			return revoked, err
 		}
 		taken, changed, err := i.changeSome(ctx, ids, func(c *Credential, batch *store.Batch, before []byte) error {
-			if !c.Revoked.IsZero() {
+			if !c.Revoked.IsZero() || c.Declared {
 				return nil
 			}
 			was := *c

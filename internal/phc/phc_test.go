@@ -24,7 +24,8 @@ var made = map[string]string{
 }
 
 func TestAHashFitsItsSecretAlone(t *testing.T) {
-	made["this package"] = New(secret)
+	made["this package, slow"] = New(secret)
+	made["this package, fast"] = NewFast(secret)
 	for by, text := range made {
 		h, err := Parse(text)
 		switch {
