@@ -110,6 +110,10 @@ If a restore is interrupted, the server refuses the store until it was run again
 		if err != nil {
 			return err
 		}
+		record(app, issuer.Change{Action: issuer.StoreRestored})
+		for _, c := range restored.RevokedAgain {
+			record(app, issuer.Change{Action: issuer.CredentialRevoked, ClientID: c.ClientID, Account: c.Account})
+		}
 		return printRestored(cmd.OutOrStdout(), restored, opts.Lost != nil)
 	})
 	return cmd
@@ -225,7 +229,7 @@ func printRestored(w io.Writer, r *issuer.Restored, compared bool) error {
 	fmt.Fprintf(w, "\nAll tokens from before are refused, and another key will sign.\n")
 	if !compared {
 		_, err := fmt.Fprintf(w, "Credentials that were revoked after %s work again: revoke them once more. "+
-			"Caddy's log has\n%q with the client_id of each. Those that were created after it are gone.\n", made(r.BackupContents), "credential revoked")
+			"The audit log has\n%q with the client_id of each. Those that were created after it are gone.\n", made(r.BackupContents), issuer.CredentialRevoked)
 		return err
 	}
 	printCredentials(w, "Revoked again, as they were after the backup:", r.RevokedAgain)

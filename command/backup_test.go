@@ -64,7 +64,7 @@ func TestABackupOfARunningServerCanBeRestored(t *testing.T) {
 
 	s.WriteCaddyfile(t, restored)
 	out = succeed(t, s, "restore", "file")
-	say(t, out, holds, "All tokens from before are refused", "work again", "credential revoked")
+	say(t, out, holds, "All tokens from before are refused", "work again", "credential.revoked")
 	s.Start(t, restored)
 	wantStatus(t, s, token, 401)
 	wantStatus(t, s, s.Token(t, kept), 200)

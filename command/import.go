@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/clientcredentials/caddy-client-credentials/handler"
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
 func importCommand() *cobra.Command {
@@ -155,7 +156,12 @@ func (s server) exportLines(w io.Writer) error {
 }
 
 func (o offline) importLines(lines io.Reader, try bool, report func(handler.ImportedLine) error) error {
-	return handler.ImportLines(context.Background(), o.issuer, lines, try, report)
+	return handler.ImportLines(context.Background(), o.issuer, lines, try, func(line handler.ImportedLine) error {
+		if line.Error == "" && !try {
+			record(o.app, issuer.Change{Action: issuer.CredentialImported, ClientID: line.ClientID})
+		}
+		return report(line)
+	})
 }
 
 func (o offline) exportLines(w io.Writer) error {

@@ -77,7 +77,7 @@ func TestClientsOfAnotherServerGoOnWithTheSecretsThatTheyHave(t *testing.T) {
 	if status, _ := tokenAnswer(t, s, testserver.Credential{ClientID: "orders", Secret: foreignSecret}); status != 401 {
 		t.Errorf("a revoked one: %d", status)
 	}
-	if log := s.Log(t); !strings.Contains(log, `"credential imported","client_id":"orders"`) || strings.Contains(log, foreignSecret) {
+	if log := s.Log(t); !strings.Contains(log, `"action":"credential.imported","client_id":"orders"`) || strings.Contains(log, foreignSecret) {
 		t.Errorf("its log: %s", log)
 	}
 }

@@ -137,6 +137,7 @@ may hold it, and prints the credentials that need to be created anew.`,
 		if err != nil {
 			return err
 		}
+		record(app, issuer.Change{Action: issuer.MasterKeyReplaced})
 		fmt.Fprintf(cmd.OutOrStdout(), "The secrets of these %d credentials work no more: create them anew, and revoke these.\n", len(lost))
 		list, err := json.Marshal(handler.AdminList(lost))
 		if err != nil {
@@ -206,9 +207,17 @@ func (o offline) rotateKey() ([]byte, error) {
 }
 
 func (o offline) revokeKey(id string) error {
-	return o.issuer.RevokeKey(context.Background(), id)
+	if err := o.issuer.RevokeKey(context.Background(), id); err != nil {
+		return err
+	}
+	record(o.app, issuer.Change{Action: issuer.SigningKeyRevoked, KeyID: id})
+	return nil
 }
 
 func (o offline) rewrap(to handler.NewMasterKey) error {
-	return o.app.Rewrap(context.Background(), to.Key)
+	if err := o.app.Rewrap(context.Background(), to.Key); err != nil {
+		return err
+	}
+	record(o.app, issuer.Change{Action: issuer.MasterKeyReplaced})
+	return nil
 }

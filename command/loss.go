@@ -6,6 +6,8 @@ import (
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
 func acceptLossCommand() *cobra.Command {
@@ -35,6 +37,7 @@ and revoke it once more.`,
 		if err != nil {
 			return err
 		}
+		record(app, issuer.Change{Action: issuer.StoreMended})
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), "The store opens again. All tokens are ended, and the signing keys will be new.")
 		return err
 	})

@@ -9,6 +9,8 @@ import (
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
 func exportKeyCommand() *cobra.Command {
@@ -84,6 +86,7 @@ other one is kept beside it.`,
 		if err != nil {
 			return err
 		}
+		record(app, issuer.Change{Action: issuer.MasterKeyImported})
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "Caddy's storage has master key %s\n", id)
 		return err
 	})

@@ -125,6 +125,9 @@ func (o offline) create(draft handler.AdminDraft) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	record(o.app, issuer.Change{
+		Action: issuer.CredentialCreated, ClientID: c.ClientID, Account: c.Account, Scope: strings.Join(c.Scopes, " "),
+	})
 	return handler.CreatedDocument(c, secret), nil
 }
 
@@ -137,7 +140,18 @@ func (o offline) list() ([]byte, error) {
 }
 
 func (o offline) revoke(clientID string) error {
-	return o.issuer.Revoke(context.Background(), "", clientID)
+	if err := o.issuer.Revoke(context.Background(), "", clientID); err != nil {
+		return err
+	}
+	record(o.app, issuer.Change{Action: issuer.CredentialRevoked, ClientID: clientID})
+	return nil
+}
+
+// record writes a change into the audit log, which is standard error here: the
+// files of a server's logs are that server's.
+func record(app *issuer.App, c issuer.Change) {
+	c.By, c.From = issuer.ByCommand, issuer.FromOffline
+	app.Record(context.Background(), c)
 }
 
 func (o offline) check(check handler.TokenCheck) ([]byte, error) {

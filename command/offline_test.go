@@ -1,12 +1,14 @@
 package command_test
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/clientcredentials/caddy-client-credentials/internal/testserver"
+	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
 func TestACredentialMadeOfflineWorksOnline(t *testing.T) {
@@ -114,4 +116,48 @@ func TestOfflineReadsAConfigurationAsCaddyDoes(t *testing.T) {
 			t.Errorf("%q: exit code %d, %s%s", flags, r.code, r.stdout, r.stderr)
 		}
 	}
+}
+
+func TestWhatIsChangedOfflineIsInTheAuditLog(t *testing.T) {
+	s := testserver.New(t)
+	s.WriteCaddyfile(t, testserver.Simple)
+	told := func(args ...string) (output string, changes []string) {
+		t.Helper()
+		r := run(t, s, args...)
+		if r.code != 0 {
+			t.Fatalf("%q: %s", args, r.stderr)
+		}
+		for line := range strings.Lines(r.stderr) {
+			var change struct {
+				Logger, Action, Account, By, From, Kid string
+				ClientID                               string `json:"client_id"`
+			}
+			if json.Unmarshal([]byte(line), &change) == nil && change.Logger == "client_credentials.audit" && change.By == issuer.ByCommand {
+				changes = append(changes, change.Action+" "+change.ClientID+change.Kid+" "+change.Account+", "+change.From)
+			}
+		}
+		return r.stdout, changes
+	}
+	want := func(got []string, want string) {
+		t.Helper()
+		if len(got) != 1 || got[0] != want+", offline command" {
+			t.Errorf("the audit log has %q, want %s", got, want)
+		}
+	}
+	made, changes := told("create", "--offline", "--json", "--account", "team-7")
+	var c testserver.Credential
+	unmarshal(t, made, &c)
+	want(changes, "credential.created "+c.ClientID+" team-7")
+	if _, changes = told("list", "--offline"); len(changes) > 0 {
+		t.Errorf("to list is no change: %q", changes)
+	}
+	_, changes = told("revoke", "--offline", c.ClientID)
+	want(changes, "credential.revoked "+c.ClientID+" team-7")
+	keys, _ := told("keys", "--offline", "--json")
+	var listed []issuer.Key
+	unmarshal(t, keys, &listed)
+	_, changes = told("revoke-key", "--offline", listed[0].ID)
+	want(changes, "key.revoked "+listed[0].ID+" ")
+	_, changes = told("rewrap", "--offline")
+	want(changes, "master_key.replaced  ")
 }

@@ -22,6 +22,7 @@ import (
 // walks has one entry for each example.
 var walks = map[string]func(*testing.T, *example){
 	"cors":           walkCORS,
+	"monitoring":     walkMonitoring,
 	"one-site":       walkOneSite,
 	"quickstart":     walkQuickstart,
 	"separate-sites": walkSeparateSites,
@@ -156,8 +157,28 @@ func walkCORS(t *testing.T, e *example) {
 	expect(t, s.Do(t, "GET", "/", ""), http.StatusOK)
 }
 
+func walkMonitoring(t *testing.T, e *example) {
+	s := e.site(t, "8390")
+	manager := s.CreateWith(t, "client-credentials:write")
+	resp := s.Do(t, "POST", "/api/v0/client-credentials", "{}",
+		append(testserver.Bearer(s.Token(t, manager)), "Content-Type", "application/json")...)
+	expect(t, resp, http.StatusCreated)
+	var made struct{ ClientID string }
+	if err := json.Unmarshal([]byte(testserver.Body(t, resp)), &made); err != nil {
+		t.Fatal(err)
+	}
+	audit := read(t, filepath.Join(e.dir, "audit.log"))
+	if !strings.Contains(audit, `"action":"credential.created","client_id":"`+made.ClientID) || strings.Contains(audit, `"http.`) {
+		t.Errorf("the audit log has %s", audit)
+	}
+	if log := read(t, filepath.Join(e.dir, "default.log")); strings.Contains(log, "client_credentials.audit") {
+		t.Errorf("the other log has changes too: %s", log)
+	}
+}
+
 // example is an example that runs.
 type example struct {
+	dir   string         // where its data and its logs are
 	ports map[string]int // by the port that the Caddyfile names
 }
 
@@ -166,7 +187,7 @@ var localPort = regexp.MustCompile(`(localhost:)([0-9]+)`)
 // run loads the Caddyfile of an example into this process.
 func run(t *testing.T, name string) *example {
 	t.Helper()
-	e := &example{ports: make(map[string]int)}
+	e := &example{dir: t.TempDir(), ports: make(map[string]int)}
 	text := localPort.ReplaceAllStringFunc(read(t, name+"/Caddyfile"), func(found string) string {
 		port := localPort.FindStringSubmatch(found)[2]
 		if e.ports[port] == 0 {
@@ -174,7 +195,7 @@ func run(t *testing.T, name string) *example {
 		}
 		return fmt.Sprint("localhost:", e.ports[port])
 	})
-	if err := caddy.Load(private(t, adapt(t, text)), true); err != nil {
+	if err := caddy.Load(private(t, adapt(t, text), e.dir), true); err != nil {
 		t.Fatalf("loading the example: %v", err)
 	}
 	t.Cleanup(func() { _ = caddy.Stop() })
@@ -204,18 +225,25 @@ func adapt(t *testing.T, caddyfile string) []byte {
 	return config
 }
 
-// private returns a configuration that keeps its data in the test's directory,
-// and to itself.
-func private(t *testing.T, config []byte) []byte {
+// private returns a configuration that keeps its data and its logs in the
+// directory, and to itself.
+func private(t *testing.T, config []byte, dir string) []byte {
 	t.Helper()
-	dir := t.TempDir()
 	var whole map[string]any
 	if err := json.Unmarshal(config, &whole); err != nil {
 		t.Fatal(err)
 	}
 	whole["admin"] = map[string]any{"disabled": true, "config": map[string]any{"persist": false}}
 	whole["storage"] = map[string]any{"module": "file_system", "root": filepath.Join(dir, "storage")}
-	whole["logging"] = map[string]any{"logs": map[string]any{"default": map[string]any{"level": "ERROR"}}}
+	logging, _ := whole["logging"].(map[string]any)
+	logs, _ := logging["logs"].(map[string]any)
+	if logs == nil {
+		logs = map[string]any{"default": map[string]any{}}
+		whole["logging"] = map[string]any{"logs": logs}
+	}
+	for name, log := range logs {
+		log.(map[string]any)["writer"] = map[string]any{"output": "file", "filename": filepath.Join(dir, name+".log")}
+	}
 	app := whole["apps"].(map[string]any)["client_credentials"].(map[string]any)
 	app["store"] = map[string]any{"module": "badger", "path": filepath.Join(dir, "store")}
 	changed, err := json.Marshal(whole)

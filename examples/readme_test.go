@@ -110,7 +110,7 @@ func TestReadmeNamesItsCommands(t *testing.T) {
 func validate(t *testing.T, config []byte) {
 	t.Helper()
 	var parsed caddy.Config
-	if err := caddy.StrictUnmarshalJSON(private(t, config), &parsed); err != nil {
+	if err := caddy.StrictUnmarshalJSON(private(t, config, t.TempDir()), &parsed); err != nil {
 		t.Fatalf("%v\n%s", err, config)
 	}
 	if err := caddy.Validate(&parsed); err != nil {

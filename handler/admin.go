@@ -147,9 +147,9 @@ func (a AdminAPI) serveCollection(w http.ResponseWriter, r *http.Request) error 
 		if err != nil {
 			return adminError(err)
 		}
-		credentialsCreated.Inc()
-		adminLog().Info("credential created", zap.String("client_id", c.ClientID), zap.String("account", c.Account),
-			zap.Strings("scopes", c.Scopes), zap.String("remote", r.RemoteAddr))
+		iss.Record(r.Context(), byCommand(issuer.Change{
+			Action: issuer.CredentialCreated, ClientID: c.ClientID, Account: c.Account, Scope: strings.Join(c.Scopes, " "),
+		}))
 		writeBody(w, http.StatusCreated, "application/json", CreatedDocument(c, secret))
 	case http.MethodGet:
 		credentials, err := iss.List(r.Context(), "")
@@ -176,8 +176,7 @@ func (a AdminAPI) serveOne(w http.ResponseWriter, r *http.Request) error {
 	if err := iss.Revoke(r.Context(), "", clientID); err != nil {
 		return adminError(err)
 	}
-	credentialsRevoked.Inc()
-	adminLog().Info("credential revoked", zap.String("client_id", clientID), zap.String("remote", r.RemoteAddr))
+	iss.Record(r.Context(), byCommand(issuer.Change{Action: issuer.CredentialRevoked, ClientID: clientID}))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -309,6 +308,12 @@ func adminMethodNotAllowed(w http.ResponseWriter, allow string) error {
 		HTTPStatus: http.StatusMethodNotAllowed,
 		Err:        fmt.Errorf("this resource takes %s", allow),
 	}
+}
+
+// byCommand says where a change comes from that was made here.
+func byCommand(c issuer.Change) issuer.Change {
+	c.By, c.From = issuer.ByCommand, issuer.FromAdmin
+	return c
 }
 
 func adminLog() *zap.Logger { return caddy.Log().Named("admin.api.client_credentials") }

@@ -306,11 +306,10 @@ func (a AdminAPI) serveImport(w http.ResponseWriter, r *http.Request) error {
 	if err := control.EnableFullDuplex(); err != nil { // the report begins while lines still come
 		return adminError(err)
 	}
-	encoder := json.NewEncoder(w)
-	return ImportLines(r.Context(), iss, r.Body, try, func(line ImportedLine) error {
+	encoder, ctx := json.NewEncoder(w), r.Context()
+	return ImportLines(ctx, iss, r.Body, try, func(line ImportedLine) error {
 		if line.Error == "" && !try {
-			credentialsCreated.Inc()
-			adminLog().Info("credential imported", zap.String("client_id", line.ClientID), zap.String("remote", r.RemoteAddr))
+			iss.Record(ctx, byCommand(issuer.Change{Action: issuer.CredentialImported, ClientID: line.ClientID}))
 		}
 		if err := encoder.Encode(line); err != nil {
 			return err

@@ -37,11 +37,13 @@ func (a AdminAPI) serveKeys(w http.ResponseWriter, r *http.Request) error {
 		adminLog().Info("signing keys listed", zap.String("remote", r.RemoteAddr))
 		writeBody(w, http.StatusOK, "application/json", marshal(keys))
 	case http.MethodPost:
-		key, err := iss.RotateKey(r.Context())
+		key, made, err := iss.RotateKey(r.Context())
 		if err != nil {
 			return adminError(err)
 		}
-		adminLog().Info("signing key rotated", zap.String("kid", key.ID), zap.Time("signs_from", key.Changes), zap.String("remote", r.RemoteAddr))
+		if made {
+			iss.Record(r.Context(), byCommand(issuer.Change{Action: issuer.SigningKeyCreated, KeyID: key.ID}))
+		}
 		writeBody(w, http.StatusCreated, "application/json", marshal(key))
 	default:
 		return adminMethodNotAllowed(w, "GET, POST")
@@ -61,7 +63,7 @@ func (a AdminAPI) serveKey(w http.ResponseWriter, r *http.Request) error {
 	if err := iss.RevokeKey(r.Context(), id); err != nil {
 		return adminError(err)
 	}
-	adminLog().Info("signing key revoked", zap.String("kid", id), zap.String("remote", r.RemoteAddr))
+	iss.Record(r.Context(), byCommand(issuer.Change{Action: issuer.SigningKeyRevoked, KeyID: id}))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -85,7 +87,7 @@ func (a AdminAPI) serveMasterKey(w http.ResponseWriter, r *http.Request) error {
 	if err := app.Rewrap(r.Context(), to.Key); err != nil {
 		return adminError(err)
 	}
-	adminLog().Info("master key replaced", zap.String("remote", r.RemoteAddr))
+	app.Record(r.Context(), byCommand(issuer.Change{Action: issuer.MasterKeyReplaced}))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

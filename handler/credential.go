@@ -72,8 +72,7 @@ func (c *ClientCredentials) revoke(w http.ResponseWriter, r *http.Request, by is
 		c.refuseChange(w, r, "revoking a credential", err)
 		return
 	}
-	credentialsRevoked.Inc()
-	c.logger.Info("credential revoked", zap.String("client_id", clientID), zap.String("by", by.Credential.ClientID))
+	iss.Record(r.Context(), changedBy(by, r, issuer.Change{Action: issuer.CredentialRevoked, ClientID: clientID}))
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusNoContent)
 }
@@ -108,8 +107,9 @@ func (c *ClientCredentials) change(w http.ResponseWriter, r *http.Request, by is
 		c.refuseChange(w, r, "changing a credential", err)
 		return
 	}
-	credentialsChanged.Inc()
-	c.logger.Info("credential changed", zap.String("client_id", clientID), zap.Strings("members", named), zap.String("by", by.Credential.ClientID))
+	iss.Record(r.Context(), changedBy(by, r, issuer.Change{
+		Action: issuer.CredentialChanged, ClientID: clientID, Account: credential.Account, Members: strings.Join(named, " "),
+	}))
 	w.Header().Set("ETag", entityTag(credential))
 	writeJSON(w, r, http.StatusOK, document(credential))
 }

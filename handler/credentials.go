@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -169,9 +170,10 @@ func (c *ClientCredentials) createFrom(w http.ResponseWriter, r *http.Request, c
 	case err != nil:
 		c.fail(w, "creating a credential", err)
 	default:
-		credentialsCreated.Inc()
-		c.logger.Info("credential created", zap.String("client_id", credential.ClientID),
-			zap.String("account", credential.Account), zap.String("by", creator.Credential.ClientID))
+		iss.Record(r.Context(), changedBy(creator, r, issuer.Change{
+			Action: issuer.CredentialCreated, ClientID: credential.ClientID, Account: credential.Account,
+			Scope: strings.Join(credential.Scopes, " "),
+		}))
 		w.Header().Set("Location", collectionPath(r)+"/"+credential.ClientID)
 		writeJSON(w, r, http.StatusCreated, json.RawMessage(CreatedDocument(credential, secret)))
 	}
@@ -219,12 +221,11 @@ func (c *ClientCredentials) revokeAll(w http.ResponseWriter, r *http.Request, by
 		c.fail(w, "revoking credentials", err)
 		return
 	}
-	revoked, err := iss.RevokeAll(r.Context(), by.Reach(), selection, by.Credential.ClientID)
-	if revoked > 0 {
-		credentialsRevoked.Add(float64(revoked))
-		c.logger.Info("credentials revoked", zap.Int("count", revoked), zap.String("account", selection.Account),
-			zap.String("created_by", selection.CreatedBy), zap.String("by", by.Credential.ClientID))
-	}
+	revoked, err := iss.RevokeAll(r.Context(), by.Reach(), selection, by.Credential.ClientID, func(ctx context.Context, one *issuer.Credential) {
+		iss.Record(ctx, changedBy(by, r, issuer.Change{
+			Action: issuer.CredentialRevoked, ClientID: one.ClientID, Account: one.Account,
+		}))
+	})
 	switch {
 	case badInput(w, err):
 	case errors.Is(err, issuer.ErrNotFound):
@@ -255,6 +256,12 @@ func parseSelection(query string) (s issuer.Selection, err error) {
 		err = &issuer.InputError{Field: "the query", Problem: "has to be either account= or createdBy=, once, and nothing else: it says which credentials are revoked"}
 	}
 	return s, err
+}
+
+// changedBy says who has asked for a change, and from where.
+func changedBy(by issuer.Caller, r *http.Request, c issuer.Change) issuer.Change {
+	c.By, c.From = by.Credential.ClientID, clientIP(r)
+	return c
 }
 
 // collectionPath is the path that the client itself sees: before any rewrite.

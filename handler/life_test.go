@@ -67,7 +67,7 @@ func TestACredentialIsChangedByAMergePatch(t *testing.T) {
 			t.Errorf("the list does not show %s: %s", body, list)
 		}
 	}
-	if log := s.Log(t); !strings.Contains(log, `"credential changed","client_id":"`+c.ClientID+`","members":["enabled"]`) {
+	if log := s.Log(t); !strings.Contains(log, `"action":"credential.changed","client_id":"`+c.ClientID+`","account":"default","members":"enabled"`) {
 		t.Error("it is not in the log")
 	}
 	for _, mediaType := range []string{"application/json", "text/json; charset=utf-8"} {

@@ -130,7 +130,6 @@ func TestRefusalsAreLoggedWithTheirReason(t *testing.T) {
 		"token refused: revoked":        "info",
 		"token refused: wrong secret":   "info",
 		"token refused: unknown client": "info",
-		"credential revoked":            "info",
 	} {
 		line := found[what]
 		if line == nil || line["level"] != level {

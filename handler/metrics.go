@@ -5,8 +5,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
 // The counters count for as long as the process runs: reloads do not set them
@@ -20,23 +18,15 @@ var (
 		"Requests for a token: issued, refused or failed.", "result", "reason")
 	introspections = counter("introspections_total",
 		"Answers of the introspection endpoint: active or inactive.", "result")
-	credentialChanges = counter("credential_changes_total",
-		"Credentials created, changed and revoked, secrets added and deleted, and tokens revoked, over HTTP or the admin endpoint.", "change")
 
 	authenticationsLimited = prometheus.NewCounter(prometheus.CounterOpts{
 		Namespace: "caddy", Subsystem: "client_credentials", Name: "authentications_limited_total",
 		Help: "Failed client authentications that were answered 429, because there were too many.",
 	})
 
-	requestsAdmitted   = guardedRequests.WithLabelValues("admitted", "")
-	requestsAnonymous  = guardedRequests.WithLabelValues("anonymous", "")
-	tokensIssued       = tokenRequests.WithLabelValues("issued", "")
-	credentialsCreated = credentialChanges.WithLabelValues("created")
-	credentialsChanged = credentialChanges.WithLabelValues("changed")
-	credentialsRevoked = credentialChanges.WithLabelValues("revoked")
-	secretsAdded       = credentialChanges.WithLabelValues("secret_added")
-	secretsDeleted     = credentialChanges.WithLabelValues("secret_deleted")
-	tokensRevoked      = credentialChanges.WithLabelValues("token_revoked")
+	requestsAdmitted  = guardedRequests.WithLabelValues("admitted", "")
+	requestsAnonymous = guardedRequests.WithLabelValues("anonymous", "")
+	tokensIssued      = tokenRequests.WithLabelValues("issued", "")
 
 	introspectionsActive   = introspections.WithLabelValues("active")
 	introspectionsInactive = introspections.WithLabelValues("inactive")
@@ -56,7 +46,7 @@ func countToken(result, reason string) { tokenRequests.WithLabelValues(result, r
 // which is another one after each reload.
 func registerMetrics(ctx caddy.Context) error {
 	for _, collector := range []prometheus.Collector{
-		guardedRequests, requestsCut, tokenRequests, introspections, credentialChanges, authenticationsLimited, issuer.SignatureChecks,
+		guardedRequests, requestsCut, tokenRequests, introspections, authenticationsLimited,
 	} {
 		var already prometheus.AlreadyRegisteredError // by another handler of this configuration
 		if err := ctx.GetMetricsRegistry().Register(collector); err != nil && !errors.As(err, &already) {

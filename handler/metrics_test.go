@@ -72,8 +72,8 @@ func TestCountersGoOnThroughReloads(t *testing.T) {
 		`requests_total{reason="not a compact JWS",result="refused"}`: 2,
 		`tokens_total{reason="",result="issued"}`:                     6,
 		`tokens_total{reason="wrong secret",result="refused"}`:        2,
-		`credential_changes_total{change="created"}`:                  2,
-		`credential_changes_total{change="revoked"}`:                  1,
+		`changes_total{action="credential.created"}`:                  2,
+		`changes_total{action="credential.revoked"}`:                  1,
 	} {
 		if got := after[counter] - before[counter]; got != want {
 			t.Errorf("%s rose by %d, want %d", counter, got, want)

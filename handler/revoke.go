@@ -4,8 +4,6 @@ import (
 	"errors"
 	"net/http"
 
-	"go.uber.org/zap"
-
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
@@ -27,9 +25,9 @@ func (c *ClientCredentials) serveRevoke(w http.ResponseWriter, r *http.Request) 
 		c.failCaller(w, r, doing, err)
 	default:
 		if t != nil {
-			tokensRevoked.Inc()
-			c.logger.Info("token revoked", zap.String("jti", t.ID), zap.String("client_id", t.ClientID),
-				zap.String("by", q.caller.Credential.ClientID))
+			q.issuer.Record(r.Context(), changedBy(q.caller, r, issuer.Change{
+				Action: issuer.TokenRevoked, ClientID: t.ClientID, TokenID: t.ID,
+			}))
 		}
 		writeJSON(w, r, http.StatusOK, struct{}{}) // RFC 7009 needs no body, but some clients want JSON
 	}

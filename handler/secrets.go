@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"go.uber.org/zap"
 
 	"github.com/clientcredentials/caddy-client-credentials/internal/strictjson"
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
@@ -62,8 +61,7 @@ func (c *ClientCredentials) serveSecret(w http.ResponseWriter, r *http.Request, 
 		c.refuseChange(w, r, "deleting a secret", err)
 		return
 	}
-	secretsDeleted.Inc()
-	c.logger.Info("secret deleted", zap.String("client_id", clientID), zap.String("secret_id", secretID), zap.String("by", by.Credential.ClientID))
+	iss.Record(r.Context(), changedBy(by, r, issuer.Change{Action: issuer.SecretDeleted, ClientID: clientID, SecretID: secretID}))
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusNoContent)
 }
@@ -115,9 +113,7 @@ func (c *ClientCredentials) addSecret(w http.ResponseWriter, r *http.Request, by
 		c.refuseChange(w, r, "adding a secret", err)
 		return
 	}
-	secretsAdded.Inc()
-	c.logger.Info("secret added", zap.String("client_id", clientID), zap.String("secret_id", added.ID),
-		zap.Duration("overlap", overlap), zap.String("by", by.Credential.ClientID))
+	iss.Record(r.Context(), changedBy(by, r, issuer.Change{Action: issuer.SecretRotated, ClientID: clientID, SecretID: added.ID}))
 	w.Header().Set("Location", collectionPath(r)+"/"+added.ID)
 	writeJSON(w, r, http.StatusCreated, newSecretDocument{added.ID, secret, timestamp(added.Created), timestampOrNull(added.Expires)})
 }

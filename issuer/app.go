@@ -98,14 +98,16 @@ type App struct {
 	engine  store.Engine
 	storage certmagic.Storage
 	fetcher *fetch.Fetcher // nil: no key set is fetched
+	audit   *zap.Logger
 
 	declared  []DeclaredCredential // Credentials, with placeholders replaced
 	resources []Resource           // of this configuration's guards; complete once it is provisioned
 
 	issuer  atomic.Pointer[Issuer]
 	opening sync.Mutex
-	held    bool // the store, in the pool; guarded by opening
-	over    bool // Cleanup has run; guarded by opening
+	held    bool        // the store, in the pool; guarded by opening
+	over    bool        // Cleanup has run; guarded by opening
+	stopped atomic.Bool // another configuration takes over, or none does
 	keeper  sync.WaitGroup
 	stop    context.CancelFunc // of the keeper
 }
@@ -139,6 +141,10 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // `caddy validate` must work beside a running server and leave no trace.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.storage = ctx.Storage()
+	a.audit = ctx.Logger().Named("audit")
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return err
+	}
 	if err := a.provisionPolicy(); err != nil {
 		return err
 	}
@@ -188,8 +194,12 @@ func (a *App) Start() error {
 	return iss.declare(context.Background(), a.declared)
 }
 
-// Stop does nothing: requests of this configuration may still be under way.
-func (a *App) Stop() error { return nil }
+// Stop leaves the store open: requests of this configuration may still be under
+// way.
+func (a *App) Stop() error {
+	a.stopped.Store(true)
+	return nil
+}
 
 // Cleanup gives up this configuration's hold on the store. The store closes
 // when no other configuration holds it.
@@ -240,8 +250,10 @@ func (a *App) Open() (*Issuer, error) {
 	if err != nil {
 		return nil, err
 	}
+	shared.registry.join(a)
 	iss, err := a.openIssuer(ctx, shared)
 	if err != nil {
+		shared.registry.letGo(a)
 		_, _ = stores.Delete(a.engine.Identity())
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -172,6 +173,9 @@ func (i *Issuer) declareOnce(ctx context.Context, clientID string, d *DeclaredCr
 		c.Declared, c.Hashes = true, d.hashes(nil)
 		err := i.keep(ctx, c, &store.Batch{Puts: []store.Record{{Key: key}}})
 		i.registry.apply(c)
+		if err == nil {
+			i.recordDeclared(ctx, CredentialCreated, c)
+		}
 		return err
 	case err != nil:
 		return err
@@ -199,7 +203,18 @@ func (i *Issuer) declareOnce(ctx context.Context, clientID string, d *DeclaredCr
 		return err
 	}
 	i.registry.apply(after)
+	if d == nil {
+		i.recordDeclared(ctx, CredentialRevoked, after)
+	} else {
+		i.recordDeclared(ctx, CredentialChanged, after)
+	}
 	return nil
+}
+
+func (i *Issuer) recordDeclared(ctx context.Context, action Action, c *Credential) {
+	i.Record(ctx, Change{
+		Action: action, ClientID: c.ClientID, Account: c.Account, Scope: strings.Join(c.Scopes, " "), By: ByConfiguration,
+	})
 }
 
 // redeclare makes the change from what was declared before.

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"maps"
 	"sync"
 	"time"
 
@@ -56,6 +57,7 @@ func openKeyring(ctx context.Context, reg *registry, policy keyPolicy, mark time
 		if err != nil {
 			return nil, err
 		}
+		earlier := maps.Clone(records)
 		signing, err := records.settle(policy, mark, now, reg.publishedFor)
 		if err != nil {
 			return nil, err
@@ -70,6 +72,7 @@ func openKeyring(ctx context.Context, reg *registry, policy keyPolicy, mark time
 		if err != nil {
 			return nil, fmt.Errorf("keeping the signing keys: %w", err)
 		}
+		reg.recordKeys(ctx, earlier, records, signing, policy)
 		return ring, nil
 	}
 }

@@ -49,6 +49,8 @@ type registry struct {
 	// they came: one that fails while it starts goes before the one that it was to
 	// replace.
 	holders []*App
+	// speakers are those that hold the store or are about to.
+	speakers []*App
 
 	opened  time.Time // to the second, as assertions are dated
 	started time.Time // the same, by the clock that can't be set
@@ -132,6 +134,14 @@ func (r *registry) close() {
 	r.done.Wait()
 }
 
+// join has the logs of a configuration tell of changes when its turn comes, until
+// it lets go.
+func (r *registry) join(a *App) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.speakers = append(r.speakers, a)
+}
+
 // hold has the settings of a configuration count, until it lets go.
 func (r *registry) hold(a *App) {
 	r.mu.Lock()
@@ -143,7 +153,8 @@ func (r *registry) hold(a *App) {
 func (r *registry) letGo(a *App) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.holders = slices.DeleteFunc(r.holders, func(other *App) bool { return other == a })
+	isIt := func(other *App) bool { return other == a }
+	r.holders, r.speakers = slices.DeleteFunc(r.holders, isIt), slices.DeleteFunc(r.speakers, isIt)
 	r.adjust()
 }
 
@@ -161,6 +172,22 @@ func (r *registry) isHeld() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.holders) > 0
+}
+
+// speaker returns the configuration whose logs tell of changes: the one that runs,
+// or else one that begins or ends to; or nil.
+func (r *registry) speaker() *App {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range r.speakers {
+		if !a.stopped.Load() {
+			return a
+		}
+	}
+	if len(r.speakers) > 0 {
+		return r.speakers[0]
+	}
+	return nil
 }
 
 // adjust follows the settings of the holders. What is removed is gone, so that

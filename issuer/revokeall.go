@@ -17,11 +17,12 @@ type Selection struct{ Account, CreatedBy string }
 // empty. It leaves the credential alone that is named as keep: whoever asks must
 // be able to ask again, where this fails half way. It returns how many it has
 // revoked, also where it fails, and ErrNotFound where nothing is known of the
-// creator that was named.
+// creator that was named. It calls each with
+// every credential that it has revoked, once that is durable.
 //
 // What is meant is what there is when it begins, and what was created after that
 // by a credential that it revokes.
-func (i *Issuer) RevokeAll(ctx context.Context, reach string, selection Selection, keep string) (int, error) {
+func (i *Issuer) RevokeAll(ctx context.Context, reach string, selection Selection, keep string, each func(context.Context, *Credential)) (int, error) {
 	f, err := i.newFamily(reach, selection, keep)
 	if err != nil {
 		return 0, err
@@ -39,7 +40,7 @@ func (i *Issuer) RevokeAll(ctx context.Context, reach string, selection Selectio
 		if !grown {
 			break
 		}
-		n, err := i.revokeEach(ctx, ids)
+		n, err := i.revokeEach(ctx, ids, each)
 		revoked += n
 		if err != nil {
 			return revoked, fmt.Errorf("revoking credentials: %w", err)
@@ -110,17 +111,19 @@ func (f *family) means(c *Credential) bool {
 
 // revokeEach revokes credentials, many in each step, and returns how many of them
 // were not revoked yet.
-func (i *Issuer) revokeEach(ctx context.Context, ids []string) (revoked int, err error) {
+func (i *Issuer) revokeEach(ctx context.Context, ids []string, each func(context.Context, *Credential)) (revoked int, err error) {
 	for len(ids) > 0 {
 		if err := ctx.Err(); err != nil {
 			return revoked, err
 		}
+		var done []*Credential
 		taken, changed, err := i.changeSome(ctx, ids, func(c *Credential, batch *store.Batch, before []byte) error {
 			if !c.Revoked.IsZero() || c.Declared {
 				return nil
 			}
 			was := *c
 			c.revoke(time.Now())
+			done = append(done, c)
 			_, err := putChange(batch, before, &was, c)
 			return err
 		})
@@ -129,6 +132,9 @@ func (i *Issuer) revokeEach(ctx context.Context, ids []string) (revoked int, err
 		}
 		if err != nil {
 			return revoked, err
+		}
+		for _, c := range done {
+			each(ctx, c)
 		}
 		ids, revoked = ids[taken:], revoked+changed
 	}

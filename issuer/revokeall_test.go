@@ -80,7 +80,7 @@ func TestNothingIsLeftOfAFamilyThatGrowsWhileItIsRevoked(t *testing.T) {
 			for created.Load() < 50 {
 				time.Sleep(time.Millisecond)
 			}
-			n, err := iss.RevokeAll(t.Context(), "shop", selection(root), root.ClientID)
+			n, err := iss.RevokeAll(t.Context(), "shop", selection(root), root.ClientID, func(context.Context, *Credential) {})
 			if err != nil || n < 50 {
 				t.Fatalf("RevokeAll = %d, %v", n, err)
 			}
@@ -112,7 +112,7 @@ func TestARevocationOfManyLeavesWhatIsCreatedMeanwhileByOneThatStays(t *testing.
 			}
 		}
 	}
-	if n, err := iss.RevokeAll(t.Context(), "shop", Selection{CreatedBy: root.ClientID}, ""); n != 3 || err != nil || !made.Load() {
+	if n, err := iss.RevokeAll(t.Context(), "shop", Selection{CreatedBy: root.ClientID}, "", func(context.Context, *Credential) {}); n != 3 || err != nil || !made.Load() {
 		t.Errorf("RevokeAll = %d, %v, want 3", n, err)
 	}
 	if left, err := iss.List(t.Context(), "shop"); err != nil || len(left) != 2 {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
 
 	"github.com/clientcredentials/caddy-client-credentials/internal/fetch"
 	"github.com/clientcredentials/caddy-client-credentials/store"
@@ -37,7 +38,7 @@ func newTestApp(t *testing.T, dir, masterKey string) *App {
 	a := &App{
 		Issuer: "https://issuer.test", MasterKey: masterKey, TokenCache: DefaultTokenCache, engine: engine,
 		storage: &certmagic.FileStorage{Path: filepath.Join(dir, "storage")},
-		fetcher: fetch.New(true),
+		fetcher: fetch.New(true), audit: zap.NewNop(),
 	}
 	if err := errors.Join(a.provisionPolicy(), a.provisionKeys()); err != nil {
 		t.Fatal(err)
@@ -139,7 +140,7 @@ func TestAMasterKeyIsReplacedInAllConfigurations(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = running.Cleanup()
-	if _, err := next.issuer.Load().RotateKey(t.Context()); err != nil {
+	if _, _, err := next.issuer.Load().RotateKey(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if err := next.Rewrap(t.Context(), ""); err != nil {

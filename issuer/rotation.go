@@ -167,30 +167,31 @@ func (r keyRecord) describe(id, signing string) Key {
 }
 
 // RotateKey publishes a key that will sign instead of the present one, and
-// returns it: one that was published before, if there is one. It returns
-// ErrGivenKey where the server makes no keys.
-func (i *Issuer) RotateKey(ctx context.Context) (Key, error) {
+// returns it, and whether it was made for that: one that was published before
+// will do. It returns ErrGivenKey where the server makes no keys.
+func (i *Issuer) RotateKey(ctx context.Context) (key Key, made bool, err error) {
 	defer i.lockKeys()()
 	if i.keyPolicy.given != nil {
-		return Key{}, ErrGivenKey
+		return Key{}, false, ErrGivenKey
 	}
 	records, before, err := readKeyRecords(ctx, i.store)
 	if err != nil {
-		return Key{}, err
+		return Key{}, false, err
 	}
 	id := records.next(i.keyPolicy)
 	if id == "" {
+		made = true
 		if id, err = records.makeKey(i.keyPolicy, time.Now(), true); err != nil {
-			return Key{}, err
+			return Key{}, false, err
 		}
 		if err := records.commit(context.WithoutCancel(ctx), i.store, before); err != nil {
-			return Key{}, fmt.Errorf("keeping a new signing key: %w", err)
+			return Key{}, false, fmt.Errorf("keeping a new signing key: %w", err)
 		}
 	}
 	if err := i.settleKeys(ctx, i.registry.now()); err != nil {
-		return Key{}, err
+		keyLog().Error("settling the keys after one was made: it is not published until this succeeds", zap.Error(err))
 	}
-	return records[id].describe(id, ""), nil
+	return records[id].describe(id, ""), made, nil
 }
 
 // RevokeKey durably has all tokens refused that the key has signed. Where it is
@@ -267,14 +268,6 @@ func (i *Issuer) settleKeys(ctx context.Context, now moment) error {
 		return err
 	}
 	before := i.ring.Swap(ring)
-	if before.signing.id != ring.signing.id {
-		keyLog().Info("signing key replaced", zap.String("kid", ring.signing.id), zap.String("before", before.signing.id))
-	}
-	for id := range ring.verify {
-		if _, known := before.verify[id]; !known {
-			keyLog().Info("signing key published", zap.String("kid", id))
-		}
-	}
 	for id := range before.verify {
 		if _, stays := ring.verify[id]; !stays {
 			keyLog().Info("signing key counts no more", zap.String("kid", id))

@@ -43,11 +43,11 @@ func TestAKeyIsPublishedBeforeItSignsAndVerifiesAfterIt(t *testing.T) {
 	first := iss.keys().signing.id
 	begin := time.Now()
 
-	next, err := iss.RotateKey(t.Context())
+	next, _, err := iss.RotateKey(t.Context())
 	if err != nil || next.Phase != KeyNext {
 		t.Fatalf("%+v, %v", next, err)
 	}
-	if again, err := iss.RotateKey(t.Context()); err != nil || again.ID != next.ID {
+	if again, _, err := iss.RotateKey(t.Context()); err != nil || again.ID != next.ID {
 		t.Errorf("a second rotation before the first has ended: %+v, %v, want the same key", again, err)
 	}
 	for _, after := range []time.Duration{0, keyLead - time.Minute} {
@@ -184,7 +184,7 @@ func TestAKeyKeepsItsPhaseThroughARestart(t *testing.T) {
 		t.Run(step.name, func(t *testing.T) {
 			iss := newTestIssuer(t, openTestStore(t, dir), time.Hour, 100)
 			if n == 0 {
-				key, err := iss.RotateKey(t.Context())
+				key, _, err := iss.RotateKey(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -251,7 +251,7 @@ func TestARevokedKeyEndsItsTokensAtOnce(t *testing.T) {
 
 func TestTheNextKeySignsAtOnceWhereTheFirstIsRevoked(t *testing.T) {
 	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
-	next, err := iss.RotateKey(t.Context())
+	next, _, err := iss.RotateKey(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +316,7 @@ func TestARevocationOfAKeyThatOnlyTheStoreKnowsCountsWhenItIsTriedAgain(t *testi
 func TestARetiredKeyDoesNotSignAgainWhereItsSuccessorIsRevoked(t *testing.T) {
 	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
 	first := iss.keys().signing.id
-	next, err := iss.RotateKey(t.Context())
+	next, _, err := iss.RotateKey(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -392,7 +392,7 @@ func TestANextKeyThatIsDamagedKeepsNothingFromWorking(t *testing.T) {
 	st := openTestStore(t, t.TempDir())
 	iss := newTestIssuer(t, st, time.Hour, 100)
 	first := iss.keys().signing.id
-	next, err := iss.RotateKey(t.Context())
+	next, _, err := iss.RotateKey(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -425,7 +425,7 @@ func TestAKeyOfTheConfigurationNeitherPublishesNorHastensTheNextOne(t *testing.T
 	st := openTestStore(t, t.TempDir())
 	iss := newTestIssuer(t, st, time.Hour, 100)
 	first := iss.keys().signing.id
-	next, err := iss.RotateKey(t.Context())
+	next, _, err := iss.RotateKey(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -460,7 +460,7 @@ func TestAKeyOfTheConfigurationIsNotRotated(t *testing.T) {
 	st := openTestStore(t, t.TempDir())
 	given := makeKey(t, "ES256")
 	iss := issuerWith(t, st, &given, time.Now())
-	if _, err := iss.RotateKey(t.Context()); !errors.Is(err, ErrGivenKey) {
+	if _, _, err := iss.RotateKey(t.Context()); !errors.Is(err, ErrGivenKey) {
 		t.Errorf("rotated: %v", err)
 	}
 	if err := iss.RevokeKey(t.Context(), given.id); !errors.Is(err, ErrGivenKey) {

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
@@ -268,18 +266,6 @@ func (i *Issuer) verifySigned(ctx context.Context, jws *compact, key verifyKey) 
 	a.group = i.registry.group(claims.clientID)
 	return a, i.registry.judge(ctx, &a)
 }
-
-// SignatureChecks counts them for the whole process. Those of good signatures
-// are of tokens that were not in the cache.
-var SignatureChecks = prometheus.NewCounterVec(prometheus.CounterOpts{
-	Namespace: "caddy", Subsystem: "client_credentials", Name: "signature_checks_total",
-	Help: "Checks of a token's signature: good or wrong. A token that is remembered needs none.",
-}, []string{"result"})
-
-var (
-	goodSignatures  = SignatureChecks.WithLabelValues("good")
-	wrongSignatures = SignatureChecks.WithLabelValues("wrong")
-)
 
 // checkSignature waits until it may use a processor for it. It returns a *Refusal
 // where the signature is wrong, and the error of ctx where it waits in vain.
