@@ -15,7 +15,7 @@ var (
 	requestsCut = counter("requests_cut_total",
 		"Requests that were ended while they were answered, because their token had expired or was revoked.", "reason")
 	tokenRequests = counter("tokens_total",
-		"Requests for a token: issued, refused or failed.", "result", "reason")
+		"Requests for a token: issued, refused or failed, and in which dialect they were.", "dialect", "result", "reason")
 	introspections = counter("introspections_total",
 		"Answers of the introspection endpoint: active or inactive.", "result")
 
@@ -26,7 +26,8 @@ var (
 
 	requestsAdmitted  = guardedRequests.WithLabelValues("admitted", "")
 	requestsAnonymous = guardedRequests.WithLabelValues("anonymous", "")
-	tokensIssued      = tokenRequests.WithLabelValues("issued", "")
+	tokensIssued      = tokenRequests.WithLabelValues(dialectStandard, "issued", "")
+	originalsIssued   = tokenRequests.WithLabelValues(dialectOriginal, "issued", "")
 
 	introspectionsActive   = introspections.WithLabelValues("active")
 	introspectionsInactive = introspections.WithLabelValues("inactive")
@@ -40,7 +41,9 @@ func counter(name, help string, labels ...string) *prometheus.CounterVec {
 
 func countRequest(result, reason string) { guardedRequests.WithLabelValues(result, reason).Inc() }
 
-func countToken(result, reason string) { tokenRequests.WithLabelValues(result, reason).Inc() }
+func countToken(dialect, result, reason string) {
+	tokenRequests.WithLabelValues(dialect, result, reason).Inc()
+}
 
 // registerMetrics shows the counters in the registry of this configuration,
 // which is another one after each reload.

@@ -40,9 +40,15 @@ type (
 // tokenRequest is a request for a token, of either dialect.
 type tokenRequest struct {
 	issuer.TokenRequest
-	body     bodyAuthentication
-	original bool
+	body    bodyAuthentication
+	dialect string // empty where nothing tells
 }
+
+// The dialects of a token request, by how it spells its parameters.
+const (
+	dialectStandard = "standard"
+	dialectOriginal = "original"
+)
 
 // field is one parameter of a request, as it was named.
 type field struct{ name, value string }
@@ -58,24 +64,23 @@ func (c *ClientCredentials) serveToken(w http.ResponseWriter, r *http.Request) {
 	req, err := c.parseTokenRequest(w, r)
 	if err != nil {
 		status, refused := malformed(err)
-		c.refuseToken(w, r, status, refused)
+		c.refuseToken(w, r, req.dialect, status, refused)
 		return
 	}
 	iss, err := c.app.Open()
 	if err != nil {
-		c.failToken(w, r, err)
+		c.failToken(w, r, req.dialect, err)
 		return
 	}
 	issued, err := iss.Issue(r.Context(), req.TokenRequest)
 	refused, isRefusal := errors.AsType[*issuer.TokenError](err)
 	switch {
 	case isRefusal:
-		c.refuseToken(w, r, statusOf(refused), refused)
+		c.refuseToken(w, r, req.dialect, statusOf(refused), refused)
 	case err != nil:
-		c.failToken(w, r, err)
+		c.failToken(w, r, req.dialect, err)
 	default:
-		tokensIssued.Inc()
-		writeToken(w, r, issued, req.original)
+		writeToken(w, r, issued, req.dialect)
 	}
 }
 
@@ -99,8 +104,9 @@ func statusOf(refused *issuer.TokenError) int {
 	return http.StatusBadRequest
 }
 
-func writeToken(w http.ResponseWriter, r *http.Request, issued *issuer.IssuedToken, original bool) {
-	if original {
+func writeToken(w http.ResponseWriter, r *http.Request, issued *issuer.IssuedToken, dialect string) {
+	if dialect == dialectOriginal {
+		originalsIssued.Inc()
 		writeJSON(w, r, http.StatusOK, originalToken{
 			AccessToken: issued.Token,
 			TokenType:   "bearer",
@@ -108,6 +114,7 @@ func writeToken(w http.ResponseWriter, r *http.Request, issued *issuer.IssuedTok
 		})
 		return
 	}
+	tokensIssued.Inc()
 	writeJSON(w, r, http.StatusOK, standardToken{
 		AccessToken: issued.Token,
 		TokenType:   "Bearer",
@@ -116,12 +123,12 @@ func writeToken(w http.ResponseWriter, r *http.Request, issued *issuer.IssuedTok
 	})
 }
 
-func (c *ClientCredentials) refuseToken(w http.ResponseWriter, r *http.Request, status int, refused *issuer.TokenError) {
+func (c *ClientCredentials) refuseToken(w http.ResponseWriter, r *http.Request, dialect string, status int, refused *issuer.TokenError) {
 	if c.limited(w, r, refused) {
-		countToken("refused", "too many failures")
+		countToken(dialect, "refused", "too many failures")
 		return
 	}
-	countToken("refused", refused.Reason)
+	countToken(dialect, "refused", refused.Reason)
 	c.logger.Info("token refused", zap.String("error", refused.Code), zap.String("reason", refused.Reason),
 		zap.String("client_id", refused.ClientID), zap.String("remote_ip", clientIP(r)))
 	c.writeTokenRefusal(w, r, status, refused)
@@ -135,11 +142,11 @@ func (c *ClientCredentials) writeTokenRefusal(w http.ResponseWriter, r *http.Req
 	writeTokenError(w, r, status, refused.Code, refused.Description)
 }
 
-func (c *ClientCredentials) failToken(w http.ResponseWriter, r *http.Request, err error) {
+func (c *ClientCredentials) failToken(w http.ResponseWriter, r *http.Request, dialect string, err error) {
 	if isClientGone(r, err) {
-		countToken("refused", reasonClientGone)
+		countToken(dialect, "refused", reasonClientGone)
 	} else {
-		countToken("failed", "cannot tell")
+		countToken(dialect, "failed", "cannot tell")
 	}
 	c.failCaller(w, r, "issuing a token", err)
 }
@@ -291,12 +298,12 @@ func originalName(name string) string {
 // are left alone, and those without a value count as absent (RFC 6749 section
 // 3.2), but none may be given twice.
 func assembleTokenRequest(fields []field, form bool) (req tokenRequest, err error) {
-	standard := false
+	standard, original := false, false
 	seen := make(map[string]bool, len(fields))
 	for _, f := range fields {
 		name := f.name
 		if known := originalName(name); known != "" {
-			name, req.original = known, true
+			name, original = known, true
 		} else if isStandardName(name) {
 			standard = true
 		}
@@ -323,10 +330,14 @@ func assembleTokenRequest(fields []field, form bool) (req tokenRequest, err erro
 		}
 	}
 	switch {
-	case standard && req.original:
+	case standard && original:
 		return req, errors.New("parameters of both spellings in one request")
 	case standard && !form:
 		return req, errNoForm
+	case standard:
+		req.dialect = dialectStandard
+	case original:
+		req.dialect = dialectOriginal
 	}
 	return req, nil
 }

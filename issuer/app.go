@@ -142,7 +142,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 func (a *App) Provision(ctx caddy.Context) error {
 	a.storage = ctx.Storage()
 	a.audit = ctx.Logger().Named("audit")
-	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+	if err := a.registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return err
 	}
 	if err := a.provisionPolicy(); err != nil {
@@ -474,6 +474,7 @@ func acquire(ctx context.Context, engine store.Engine) (*sharedStore, error) {
 		if err != nil {
 			return nil, err
 		}
+		st = store.Measured(st)
 		reg, err := openChecked(ctx, st)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("%s: %w", engine.Identity(), err), st.Close())

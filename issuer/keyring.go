@@ -23,6 +23,7 @@ import (
 // is never changed.
 type keyring struct {
 	signing signingKey
+	signs   time.Time            // since when that one does
 	verify  map[string]verifyKey // by id
 	peppers map[int]*pepper
 	pepper  int // the number of the newest one
@@ -80,6 +81,7 @@ func openKeyring(ctx context.Context, reg *registry, policy keyPolicy, mark time
 // open fills the ring with the keys that count now.
 func (r *keyring) open(records keyRecords, signing string, policy keyPolicy, now moment) error {
 	r.verify = make(map[string]verifyKey)
+	r.signs = records[signing].Signs
 	for id, record := range records {
 		if !record.counts(now.wall) || record.Next && policy.given != nil { // it would never sign
 			continue

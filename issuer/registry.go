@@ -67,6 +67,8 @@ type registry struct {
 	settling sync.Mutex // held by who changes the keys, or reads them anew
 	master   masterKey  // the one that the store is sealed with; guarded by settling
 
+	counted countedCredentials
+
 	published   map[string]time.Duration // for how long the store was open when a key was first published; guarded by mu
 	revokedKeys atomic.Pointer[map[string]bool]
 

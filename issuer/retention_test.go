@@ -93,6 +93,40 @@ func TestAListIsMadeWhileWhatHasEndedIsRemoved(t *testing.T) {
 	}
 }
 
+func TestCredentialsThatHaveExpiredAreNotCounted(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	now := time.Now()
+	var made []*Credential
+	for _, days := range []int{0, 1, 8, 29, 31, 31} {
+		var d Draft
+		if days > 0 {
+			d.Expires = now.AddDate(0, 0, days)
+		}
+		c, _, err := iss.Create(t.Context(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		made = append(made, c)
+	}
+	orders := Import{ClientID: "orders", Secret: newSecret(), Disabled: true, Draft: Draft{Expires: now.AddDate(0, 0, 2)}}
+	if err := iss.Import(t.Context(), orders, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := iss.Revoke(t.Context(), "", made[5].ClientID); err != nil {
+		t.Fatal(err)
+	}
+	for days, want := range map[int]census{
+		0:  {6, [...]int{2, 4}},
+		2:  {4, [...]int{1, 3}},
+		30: {2, [...]int{1, 1}},
+		32: {1, [...]int{0, 0}},
+	} {
+		if got, err := iss.registry.count(t.Context(), now.AddDate(0, 0, days)); err != nil || got != want {
+			t.Errorf("after %d days: %v, %v, want %v", days, got, err, want)
+		}
+	}
+}
+
 func TestAConfigurationThatFailsTakesItsSettingsWithIt(t *testing.T) {
 	dir := t.TempDir()
 	running, failing, next := newTestApp(t, dir, ""), newTestApp(t, dir, ""), newTestApp(t, dir, "")

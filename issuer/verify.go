@@ -58,7 +58,10 @@ func (r *Refusal) Error() string { return "token refused: " + r.Reason }
 // token does not count, and any other error where it cannot tell. Audience and
 // scope are for the caller to check.
 func (i *Issuer) Verify(ctx context.Context, token string) (a Access, err error) {
-	if !a.recall(i.registry.verified, token) {
+	if a.recall(i.registry.verified, token) {
+		rememberedTokens.Inc()
+	} else {
+		otherTokens.Inc()
 		if a, err = i.verify(ctx, token); err != nil {
 			return Access{}, err
 		}
@@ -270,6 +273,7 @@ func (i *Issuer) verifySigned(ctx context.Context, jws *compact, key verifyKey) 
 // checkSignature waits until it may use a processor for it. It returns a *Refusal
 // where the signature is wrong, and the error of ctx where it waits in vain.
 func (r *registry) checkSignature(ctx context.Context, jws *compact, key verifyKey) error {
+	asked := time.Now()
 	select {
 	case r.signatureChecks <- struct{}{}:
 	case <-ctx.Done():
@@ -284,7 +288,9 @@ func (r *registry) checkSignature(ctx context.Context, jws *compact, key verifyK
 		}
 		time.AfterFunc(min(wrongSignatureRest*time.Since(began), longestRest), giveBack)
 	}()
-	if err := key.method.Verify(jws.signed, jws.signature, key.public); err != nil {
+	err := key.method.Verify(jws.signed, jws.signature, key.public)
+	signatureCheckSeconds.Observe(time.Since(asked).Seconds())
+	if err != nil {
 		wrongSignatures.Inc()
 		return &Refusal{"wrong signature"}
 	}

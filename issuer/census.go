@@ -1,0 +1,146 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"math"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+const (
+	// censusInterval is how long a count of the credentials counts, at least.
+	censusInterval = time.Minute
+	// censusShare is how many times as long as it took: it must not take a part of
+	// the processors worth speaking of, however many credentials there are.
+	censusShare = 100
+)
+
+// census is how many credentials there are, at some time.
+type census struct {
+	live     int
+	expiring [len(censusDays)]int
+}
+
+// censusDays are the days within which credentials expire that are counted.
+var censusDays = [...]int{7, 30}
+
+// count counts the credentials by the indexes: those that are listed were not
+// revoked, and those that end are in the order of that.
+func (r *registry) count(ctx context.Context, now time.Time) (c census, err error) {
+	err = r.store.Scan(ctx, listedPrefix, func(string, []byte) error {
+		c.live++
+		return nil
+	})
+	if err != nil {
+		return c, err
+	}
+	latest := now.AddDate(0, 0, censusDays[len(censusDays)-1])
+	ending, err := r.dueBefore(ctx, endedPrefix, endedKey(latest, ""), math.MaxInt)
+	if err != nil {
+		return c, err
+	}
+	for _, entry := range ending {
+		credential, err := r.ending(ctx, entry)
+		switch {
+		case err != nil:
+			return c, err
+		case credential == nil:
+		case credential.Ended(now):
+			c.live-- // it is listed until it is removed
+		default:
+			for n, days := range censusDays {
+				if credential.Expires.Before(now.AddDate(0, 0, days)) {
+					c.expiring[n]++
+				}
+			}
+		}
+	}
+	return c, nil
+}
+
+// ending returns the credential that expires, or has expired, as an entry of the
+// index of ended credentials says; nil where it was revoked, removed, or expires
+// at another time.
+func (r *registry) ending(ctx context.Context, entry string) (*Credential, error) {
+	c, err := r.read(ctx, entry[strings.LastIndexByte(entry, '/')+1:])
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil || !c.Revoked.IsZero() || entry != endedKey(c.Expires, c.ClientID) {
+		return nil, err
+	}
+	return c, nil
+}
+
+// gauges are what can be told of a configuration's credentials and keys when
+// somebody asks.
+type gauges struct{ app *App }
+
+var (
+	credentialsDesc = describe("credentials", "Credentials that are neither revoked nor expired.")
+	expiringDesc    = describe("credentials_expiring", "Those of them that expire within so many days.", "days")
+	keyStartDesc    = describe("signing_key_start_timestamp_seconds", "Since when the signing key signs, in Unix time.")
+)
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName("caddy", "client_credentials", name), help, labels, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (g gauges) Describe(descs chan<- *prometheus.Desc) {
+	descs <- credentialsDesc
+	descs <- expiringDesc
+	descs <- keyStartDesc
+}
+
+// Collect implements prometheus.Collector. It leaves out what can't be told.
+func (g gauges) Collect(metrics chan<- prometheus.Metric) {
+	iss := g.app.issuer.Load()
+	if iss == nil {
+		return
+	}
+	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
+		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+	}
+	gauge(keyStartDesc, float64(iss.keys().signs.Unix()))
+	c, err := iss.registry.counted.get(func() (census, error) {
+		return iss.registry.count(context.Background(), time.Now())
+	})
+	if err != nil {
+		return
+	}
+	gauge(credentialsDesc, float64(c.live))
+	for n, days := range censusDays {
+		gauge(expiringDesc, float64(c.expiring[n]), strconv.Itoa(days))
+	}
+}
+
+// countedCredentials is the latest census.
+type countedCredentials struct {
+	mu     sync.Mutex
+	census census
+	until  time.Time // when it is made again
+}
+
+func (c *countedCredentials) get(count func() (census, error)) (census, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	begun := time.Now()
+	if begun.Before(c.until) {
+		return c.census, nil
+	}
+	counted, err := count()
+	if err != nil {
+		return census{}, err
+	}
+	c.census = counted
+	c.until = begun.Add(max(censusInterval, censusShare*time.Since(begun)))
+	return counted, nil
+}
