@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -36,6 +37,9 @@ const (
 	defaultFailuresPerAddress = 500
 	failureRefill             = rate.Limit(1) // a second
 
+	// suspicion is how long no more is said of an address that was suspected.
+	suspicion = 10 * time.Minute
+
 	// rememberedFailures is how many clients, and how many addresses, are
 	// remembered because they failed last; some 300 bytes each.
 	rememberedFailures = 10_000
@@ -66,6 +70,8 @@ type failureCounter struct {
 	mu        sync.Mutex
 	clients   buckets
 	addresses buckets
+
+	suspects *lru.Cache[netip.Prefix, time.Time] // until when no more is said of them
 }
 
 type buckets struct {
@@ -80,7 +86,10 @@ type failureKey struct {
 
 func acquireFailures() (*failureCounter, error) {
 	value, _, err := failures.LoadOrNew(failuresKey, func() (caddy.Destructor, error) {
-		return &failureCounter{clients: newBuckets(), addresses: newBuckets()}, nil
+		return &failureCounter{
+			clients: newBuckets(), addresses: newBuckets(),
+			suspects: lru.New[netip.Prefix, time.Time](rememberedFailures),
+		}, nil
 	})
 	if err != nil {
 		return nil, err
@@ -133,6 +142,18 @@ func (b buckets) take(key failureKey) bool {
 	return bucket.Allow()
 }
 
+// suspect reports whether something shall be said of an address that fails too
+// often: once in a while.
+func (f *failureCounter) suspect(address netip.Prefix, now time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if until, known := f.suspects.Get(address); known && now.Before(until) {
+		return false
+	}
+	f.suspects.Put(address, now.Add(suspicion), 1)
+	return true
+}
+
 // limited counts a failed authentication. It answers, and returns true, where
 // there were too many.
 func (c *ClientCredentials) limited(w http.ResponseWriter, r *http.Request, refused *issuer.TokenError) bool {
@@ -144,11 +165,21 @@ func (c *ClientCredentials) limited(w http.ResponseWriter, r *http.Request, refu
 		return false
 	}
 	authenticationsLimited.Inc()
+	if c.failures.suspect(address, time.Now()) {
+		c.suspectBruteForce(clientIP(r), refused.ClientID)
+	}
 	// At debug level: a flood must not become one of log entries.
 	c.logger.Debug("failed authentication limited", zap.String("client_id", refused.ClientID), zap.Stringer("network", address))
 	w.Header().Set("Retry-After", "1")
 	writeTokenError(w, r, http.StatusTooManyRequests, "temporarily_unavailable", "too many failed authentications, try again later")
 	return true
+}
+
+func (c *ClientCredentials) suspectBruteForce(ip, clientID string) {
+	c.logger.Warn("brute force suspected: too many failed authentications", zap.String("client_id", clientID), zap.String("remote_ip", ip))
+	if iss, err := c.app.Open(); err == nil {
+		iss.SuspectBruteForce(ip, clientID)
+	}
 }
 
 // network returns the network that an address stands for. The zero value stands

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 
@@ -32,6 +33,10 @@ func init() {
 // credentials, and signs and verifies the tokens that it issues for them. All
 // sites of the server share it; the handlers `client_credentials` and
 // `bearer_auth` are its doors.
+//
+// Its logger `audit` has a line for each change. It emits events for these too,
+// such as `credential_created`, and `credential_expiring`, `credential_expired`
+// and `brute_force_suspected`.
 type App struct {
 	// The issuer identifier (RFC 8414): the `iss` claim of every token, an
 	// https URL without query and fragment. Plain http is accepted for loopback
@@ -99,6 +104,8 @@ type App struct {
 	storage certmagic.Storage
 	fetcher *fetch.Fetcher // nil: no key set is fetched
 	audit   *zap.Logger
+	ctx     caddy.Context
+	events  *caddyevents.App
 
 	declared  []DeclaredCredential // Credentials, with placeholders replaced
 	resources []Resource           // of this configuration's guards; complete once it is provisioned
@@ -143,6 +150,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.storage = ctx.Storage()
 	a.audit = ctx.Logger().Named("audit")
 	if err := a.registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return err
+	}
+	if err := a.provisionEvents(ctx); err != nil {
 		return err
 	}
 	if err := a.provisionPolicy(); err != nil {
@@ -195,9 +205,12 @@ func (a *App) Start() error {
 }
 
 // Stop leaves the store open: requests of this configuration may still be under
-// way.
+// way. The last one waits for handlers of events.
 func (a *App) Stop() error {
 	a.stopped.Store(true)
+	if iss := a.issuer.Load(); iss != nil && iss.registry.speaker() == a { // no other takes over
+		iss.registry.flush()
+	}
 	return nil
 }
 

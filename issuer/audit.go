@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"context"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -58,8 +59,8 @@ type Change struct {
 	From string // an IP address, or one of the constants; empty for the server itself
 }
 
-// Record tells of a change that the store has durably taken: to the audit log,
-// and to the metrics.
+// Record tells of a change that the store has durably taken: to the audit log, to
+// the metrics, and as an event.
 func (i *Issuer) Record(ctx context.Context, c Change) { i.registry.record(ctx, c) }
 
 // Record does the same, also where the store is not open any more, or never was.
@@ -83,6 +84,11 @@ func (r *registry) record(ctx context.Context, c Change) {
 		audit = a.audit
 	}
 	c.log(audit)
+	data := make(map[string]any)
+	for _, d := range c.details() {
+		data[d.name] = d.value
+	}
+	r.tell(strings.ReplaceAll(string(c.Action), ".", "_"), data)
 }
 
 const auditLog = "client_credentials.audit"

@@ -68,6 +68,7 @@ type registry struct {
 	master   masterKey  // the one that the store is sealed with; guarded by settling
 
 	counted countedCredentials
+	herald  herald
 
 	published   map[string]time.Duration // for how long the store was open when a key was first published; guarded by mu
 	revokedKeys atomic.Pointer[map[string]bool]
@@ -117,6 +118,7 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 		opened:    time.Now().Truncate(time.Second),
 		started:   time.Now(),
 		published: make(map[string]time.Duration),
+		herald:    newHerald(),
 		stop:      make(chan struct{}),
 	}
 	r.retention.Store(int64(DefaultRetention))
@@ -127,6 +129,7 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 		return nil, err
 	}
 	r.done.Go(r.sweepUntilClosed)
+	r.done.Go(r.tellUntilClosed)
 	return r, nil
 }
 
@@ -136,7 +139,7 @@ func (r *registry) close() {
 	r.done.Wait()
 }
 
-// join has the logs of a configuration tell of changes when its turn comes, until
+// join has the logs and the events of a configuration tell of changes when its turn comes, until
 // it lets go.
 func (r *registry) join(a *App) {
 	r.mu.Lock()
@@ -176,8 +179,8 @@ func (r *registry) isHeld() bool {
 	return len(r.holders) > 0
 }
 
-// speaker returns the configuration whose logs tell of changes: the one that runs,
-// or else one that begins or ends to; or nil.
+// speaker returns the configuration whose logs and events tell of changes: the
+// one that runs, or else one that begins or ends to; or nil.
 func (r *registry) speaker() *App {
 	r.mu.Lock()
 	defer r.mu.Unlock()
