@@ -86,6 +86,7 @@ func (c *ClientCredentials) caller(w http.ResponseWriter, r *http.Request, iss *
 		c.failCaller(w, r, doing, err)
 		return issuer.Caller{}, false
 	}
+	noteClient(r, caller.Credential.ClientID)
 	return caller, true
 }
 
@@ -99,6 +100,7 @@ func (c *ClientCredentials) writeRefusal(w http.ResponseWriter, r *http.Request,
 }
 
 func (c *ClientCredentials) refuseCaller(w http.ResponseWriter, r *http.Request, doing string, status int, refused *issuer.TokenError) {
+	noteRefusal(r, refused.Reason, refused.ClientID)
 	if c.limited(w, r, refused) {
 		return
 	}

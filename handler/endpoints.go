@@ -224,7 +224,7 @@ func (c *ClientCredentials) manager(w http.ResponseWriter, r *http.Request, scop
 	case a == nil:
 		ref = noToken()
 	case !a.Token.HasScope(issuer.ScopeAdmin) && !slices.ContainsFunc(scopes, a.Token.HasScope):
-		ref = insufficientScope(scopes[0])
+		ref = insufficientScope(a.Token.ClientID, scopes[0])
 	default:
 		c.guard.accept(r, a)
 		caller, err := a.Caller(r.Context())
@@ -240,7 +240,7 @@ func (c *ClientCredentials) manager(w http.ResponseWriter, r *http.Request, scop
 // reaches reports whether the caller manages the account, else it answers.
 func (c *ClientCredentials) reaches(w http.ResponseWriter, r *http.Request, by issuer.Caller, account string) bool {
 	if reach := by.Reach(); reach != "" && reach != account {
-		c.guard.refuse(w, r, insufficientScope(issuer.ScopeAdmin))
+		c.guard.refuse(w, r, insufficientScope(by.Credential.ClientID, issuer.ScopeAdmin))
 		return false
 	}
 	return true

@@ -53,6 +53,7 @@ type refusal struct {
 	code, description string
 	scope             string // what is needed
 	reason            string // for the log: from a small set
+	clientID          string // whose token it is, where that counts elsewhere
 	err               error  // where the server cannot tell
 }
 
@@ -124,11 +125,11 @@ func (g *guard) admit(r cleaned) (*admission, *refusal) {
 	if !a.Token.For(g.Audience) {
 		return nil, &refusal{
 			status: http.StatusUnauthorized, code: "invalid_token",
-			description: "the token is for another audience", reason: "wrong audience",
+			description: "the token is for another audience", reason: "wrong audience", clientID: a.Token.ClientID,
 		}
 	}
 	if !g.satisfied(&a.Token) {
-		return nil, insufficientScope(g.Scopes...)
+		return nil, insufficientScope(a.Token.ClientID, g.Scopes...)
 	}
 	r.vars[identityVar] = a
 	return a, nil
@@ -195,11 +196,11 @@ func invalidToken(reason string) *refusal {
 	}
 }
 
-func insufficientScope(needed ...string) *refusal {
+func insufficientScope(clientID string, needed ...string) *refusal {
 	return &refusal{
 		status: http.StatusForbidden, code: "insufficient_scope",
 		description: "the token lacks a scope that this needs",
-		scope:       strings.Join(needed, " "), reason: "insufficient scope",
+		scope:       strings.Join(needed, " "), reason: "insufficient scope", clientID: clientID,
 	}
 }
 
@@ -233,6 +234,7 @@ func (g *guard) challenge(w http.ResponseWriter, r *http.Request, ref *refusal) 
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http.auth.bearer.error", ref.reason)
 	}
+	noteRefusal(r, ref.reason, ref.clientID)
 	if ref.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", retryAfter)
 		countRequest("failed", ref.reason)
@@ -275,7 +277,11 @@ func (g *guard) report(r *http.Request, ref *refusal) {
 
 func (g *guard) logRefusal(level zapcore.Level, message string, r *http.Request, ref *refusal) {
 	if entry := g.logger.Check(level, message); entry != nil {
-		entry.Write(zap.String("reason", ref.reason), zap.Int("status", ref.status),
+		client := zap.Skip()
+		if ref.clientID != "" {
+			client = zap.String("client_id", ref.clientID)
+		}
+		entry.Write(zap.String("reason", ref.reason), zap.Int("status", ref.status), client,
 			zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.String("remote_ip", clientIP(r)))
 	}
 }
@@ -285,6 +291,7 @@ func (g *guard) logRefusal(level zapcore.Level, message string, r *http.Request,
 func (g *guard) accept(r *http.Request, a *admission) {
 	requestsAdmitted.Inc()
 	setPlaceholders(r, a)
+	traceClient(r, a.Token.ClientID)
 	if entry := g.logger.Check(zapcore.DebugLevel, "request admitted"); entry != nil {
 		entry.Write(zap.String("client_id", a.Token.ClientID), zap.String("jti", a.Token.ID))
 	}

@@ -80,6 +80,7 @@ func (c *ClientCredentials) serveToken(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		c.failToken(w, r, req.dialect, err)
 	default:
+		noteClient(r, issued.ClientID)
 		writeToken(w, r, issued, req.dialect)
 	}
 }
@@ -124,6 +125,7 @@ func writeToken(w http.ResponseWriter, r *http.Request, issued *issuer.IssuedTok
 }
 
 func (c *ClientCredentials) refuseToken(w http.ResponseWriter, r *http.Request, dialect string, status int, refused *issuer.TokenError) {
+	noteRefusal(r, refused.Reason, refused.ClientID)
 	if c.limited(w, r, refused) {
 		countToken(dialect, "refused", "too many failures")
 		return

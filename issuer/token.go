@@ -26,6 +26,7 @@ type TokenRequest struct {
 // IssuedToken is the answer to a TokenRequest.
 type IssuedToken struct {
 	Token     string
+	ClientID  string
 	ExpiresIn time.Duration // in whole seconds
 	Scope     string        // the scope claim
 }
@@ -99,7 +100,7 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 	if packed := a.pack(text); packed != "" {
 		i.registry.verified.add(packed) // so that its first use needs no check of what was signed just now
 	}
-	return &IssuedToken{Token: text, ExpiresIn: expires.Sub(issuedAt), Scope: a.Token.Scope}, nil
+	return &IssuedToken{Token: text, ClientID: c.ClientID, ExpiresIn: expires.Sub(issuedAt), Scope: a.Token.Scope}, nil
 }
 
 // accessClaims are the claims of an RFC 9068 access token.
