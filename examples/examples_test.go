@@ -174,6 +174,48 @@ func walkMonitoring(t *testing.T, e *example) {
 	if log := read(t, filepath.Join(e.dir, "default.log")); strings.Contains(log, "client_credentials.audit") {
 		t.Errorf("the other log has changes too: %s", log)
 	}
+	expect(t, s.Do(t, "GET", "/", ""), http.StatusUnauthorized) // metrics of what never happened are not shown
+	checkDashboard(t, testserver.Body(t, e.site(t, "8392").Do(t, "GET", "/", "")))
+}
+
+var metricName = regexp.MustCompile(`caddy_client_credentials_\w+`)
+
+// checkDashboard checks that what the dashboard asks for is among the metrics,
+// and that the README has all of those.
+func checkDashboard(t *testing.T, metrics string) {
+	t.Helper()
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal([]byte(read(t, "monitoring/grafana.json")), &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	there := make(map[string]bool)
+	for _, name := range metricName.FindAllString(metrics, -1) {
+		there[name] = true
+	}
+	for _, panel := range dashboard.Panels {
+		for _, target := range panel.Targets {
+			names := metricName.FindAllString(target.Expr, -1)
+			if len(names) == 0 {
+				t.Errorf("%q asks for none of the metrics: %s", panel.Title, target.Expr)
+			}
+			for _, name := range names {
+				if !there[name] {
+					t.Errorf("%q asks for %s, which there is not", panel.Title, name)
+				}
+			}
+		}
+	}
+	readme := read(t, "../README.md")
+	for _, found := range regexp.MustCompile(`(?m)^# TYPE (caddy_client_credentials_\w+)`).FindAllStringSubmatch(metrics, -1) {
+		if !strings.Contains(readme, "`"+found[1]+"`") {
+			t.Errorf("the README does not know %s", found[1])
+		}
+	}
 }
 
 // example is an example that runs.
