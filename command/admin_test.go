@@ -56,7 +56,7 @@ func TestTheAdminEndpointCreatesListsAndRevokes(t *testing.T) {
 
 	resp, body = askAdmin(t, s, "GET", adminPath, "")
 	want := fmt.Sprintf(`"clientId":%q,"name":"ops","secret":null,"expires":"2099-06-21T00:00:00.000Z"`, c.ClientID)
-	if resp.StatusCode != http.StatusOK || !strings.Contains(body, want) || !strings.Contains(body, `"account":"team-7","scopes":["a","b"]}]`) {
+	if resp.StatusCode != http.StatusOK || !strings.Contains(body, want) || !strings.Contains(body, `"account":"team-7","scopes":["a","b"],"lastUsed":"2`) {
 		t.Errorf("%s %s", resp.Status, body)
 	}
 	if resp, body := askAdmin(t, s, "DELETE", adminPath+"/"+c.ClientID, ""); resp.StatusCode != http.StatusNoContent || body != "" {

@@ -136,7 +136,11 @@ func (o offline) list() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(handler.AdminList(credentials))
+	lastUsed, err := o.issuer.LastUses(context.Background(), credentials)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(handler.AdminList(credentials, lastUsed))
 }
 
 func (o offline) revoke(clientID string) error {

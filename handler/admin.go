@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -95,13 +96,20 @@ type AdminCredential struct {
 	Account   string   `json:"account"`
 	Scopes    []string `json:"scopes"`
 	Audiences []string `json:"audiences,omitempty"`
+	// LastUsed is when it last authenticated; nil where it never did, or where that
+	// was not asked for.
+	LastUsed *timestamp `json:"lastUsed,omitempty"`
 }
 
-// AdminList returns the list of credentials in the form of the admin API.
-func AdminList(credentials []*issuer.Credential) []AdminCredential {
+// AdminList returns the list of credentials in the form of the admin API, with the
+// times at which they were last used; or without, where these are nil.
+func AdminList(credentials []*issuer.Credential, lastUsed []time.Time) []AdminCredential {
 	list := make([]AdminCredential, len(credentials))
 	for i, c := range credentials {
-		list[i] = AdminCredential{document(c), c.Account, append([]string{}, c.Scopes...), c.Audiences}
+		list[i] = AdminCredential{credentialDocument: document(c), Account: c.Account, Scopes: append([]string{}, c.Scopes...), Audiences: c.Audiences}
+		if lastUsed != nil {
+			list[i].LastUsed = timestampOrNull(lastUsed[i])
+		}
 	}
 	return list
 }
@@ -153,11 +161,15 @@ func (a AdminAPI) serveCollection(w http.ResponseWriter, r *http.Request) error 
 		writeBody(w, http.StatusCreated, "application/json", CreatedDocument(c, secret))
 	case http.MethodGet:
 		credentials, err := iss.List(r.Context(), "")
+		var lastUsed []time.Time
+		if err == nil {
+			lastUsed, err = iss.LastUses(r.Context(), credentials)
+		}
 		if err != nil {
 			return adminError(err)
 		}
 		adminLog().Info("credentials listed", zap.String("remote", r.RemoteAddr))
-		writeBody(w, http.StatusOK, "application/json", marshal(AdminList(credentials)))
+		writeBody(w, http.StatusOK, "application/json", marshal(AdminList(credentials, lastUsed)))
 	default:
 		return adminMethodNotAllowed(w, "GET, POST")
 	}

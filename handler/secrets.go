@@ -72,13 +72,17 @@ func (c *ClientCredentials) listSecrets(w http.ResponseWriter, r *http.Request, 
 	if err == nil {
 		credential, err = iss.Get(r.Context(), by.Reach(), clientID)
 	}
+	var use issuer.Use
+	if err == nil {
+		use, err = iss.LastUse(r.Context(), credential)
+	}
 	if err != nil {
 		c.refuseChange(w, r, "listing secrets", err)
 		return
 	}
 	documents := []secretDocument{}
 	for _, s := range credential.Secrets(time.Now()) {
-		d := secretDocument{ID: s.ID, Created: timestamp(s.Created), Expires: timestampOrNull(s.Expires)}
+		d := secretDocument{ID: s.ID, Created: timestamp(s.Created), Expires: timestampOrNull(s.Expires), LastUsed: timestampOrNull(use.Secret(s.ID))}
 		if s.Hint != "" {
 			d.Hint = &s.Hint
 		}

@@ -70,7 +70,7 @@ func TestASecretIsReplacedWithoutAFailure(t *testing.T) {
 	first := *c.Secret
 	token := s.Token(t, c.pair())
 	before := secrets(t, s, manager, c.ClientID)
-	if len(before) != 1 || before[0].Hint != first[20:] || before[0].Created != c.Created || before[0].Expires != nil || before[0].LastUsed != nil {
+	if len(before) != 1 || before[0].Hint != first[20:] || before[0].Created != c.Created || before[0].Expires != nil || before[0].LastUsed == nil {
 		t.Errorf("the first secret is shown as %+v", before)
 	}
 	second := addSecret(t, s, manager, c.ClientID, ``)

@@ -28,6 +28,9 @@ func (i *Issuer) WriteBackup(ctx context.Context, w io.Writer) error {
 		case <-ctx.Done():
 		}
 	}()
+	if err := i.registry.flushUses(ctx); err != nil && !errors.Is(err, ErrFull) { // a full disk can be read
+		return err
+	}
 	return backup.Write(ctx, w, i.store)
 }
 

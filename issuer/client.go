@@ -69,17 +69,21 @@ func (i *Issuer) Authenticate(ctx context.Context, auth ClientAuthentication) (C
 
 // authenticate finds the client, and refuses it where it does not work now.
 func (i *Issuer) authenticate(ctx context.Context, auth ClientAuthentication, now time.Time) (remembered, error) {
-	prove := i.compareSecret
+	var c remembered
+	var by hashedSecret // none where it has used a key
+	var err error
 	if auth.Assertion != nil {
-		prove = i.verifyAssertion
+		c, err = i.verifyAssertion(ctx, auth, now)
+	} else {
+		c, by, err = i.compareSecret(ctx, auth, now)
 	}
-	c, err := prove(ctx, auth, now)
 	if err == nil {
 		err = refuseInactive(c.Credential, now)
 	}
 	if err != nil {
 		return remembered{}, err
 	}
+	i.registry.uses.note(c.ClientID, by, now)
 	return c, nil
 }
 
@@ -95,17 +99,18 @@ func refuseInactive(c *Credential, now time.Time) error {
 	return nil
 }
 
-// compareSecret finds the client and compares the secret. The work is the same
-// whether there is such a client or not, but for the slow hash of another server.
-func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, now time.Time) (remembered, error) {
-	c, err := i.registry.credential(ctx, auth.ClientID)
+// compareSecret finds the client, and compares its secrets: it returns the one that
+// fits. The work is the same whether there is such a client or not, but for the
+// slow hash of another server.
+func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, now time.Time) (c remembered, by hashedSecret, err error) {
+	c, err = i.registry.credential(ctx, auth.ClientID)
 	known := err == nil
 	var hashes []hashedSecret
 	switch {
 	case known:
 		hashes = c.Hashes
 	case !errors.Is(err, store.ErrNotFound):
-		return c, fmt.Errorf("reading a credential: %w", err)
+		return c, by, fmt.Errorf("reading a credential: %w", err)
 	}
 	right, compared := false, false
 	for _, hash := range hashes {
@@ -114,20 +119,23 @@ func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, n
 		}
 		fits, err := i.fits(ctx, hash, auth)
 		if err != nil {
-			return c, fmt.Errorf("comparing a secret: %w", err)
+			return c, by, fmt.Errorf("comparing a secret: %w", err)
 		}
-		right, compared = fits || right, true
+		if fits {
+			right, by = true, hash
+		}
+		compared = true
 	}
 	if !compared { // an empty one fits nothing
 		_, _ = i.fits(ctx, hashedSecret{Pepper: i.keys().pepper}, auth)
 	}
 	switch {
 	case !known:
-		return c, refuseUnknown(auth.ClientID, "unknown client")
+		return c, by, refuseUnknown(auth.ClientID, "unknown client")
 	case !right:
-		return c, refuseClient(auth.ClientID, "wrong secret")
+		return c, by, refuseClient(auth.ClientID, "wrong secret")
 	}
-	return c, nil
+	return c, by, nil
 }
 
 // fits reports whether a secret is one of the readings of what the client sent. It

@@ -23,6 +23,9 @@ func TestWhatIsRememberedIsFewObjects(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := iss.registry.flushUses(t.Context()); err != nil { // which are remembered for a minute
+		t.Fatal(err)
+	}
 	after := heap()
 	objects := float64(after.HeapObjects-before.HeapObjects) / clients
 	bytes := float64(after.HeapAlloc-before.HeapAlloc) / clients

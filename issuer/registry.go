@@ -40,6 +40,8 @@ type registry struct {
 	// signatureChecks holds a place for each check that is under way.
 	signatureChecks chan struct{}
 
+	uses *uses
+
 	retention atomic.Int64 // how long ended credentials are kept after their last token; a time.Duration
 
 	mu   sync.Mutex
@@ -114,6 +116,7 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 		// The other half of the processors is for requests that need no check.
 		signatureChecks: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 
+		uses:      newUses(),
 		used:      make(map[string]time.Time),
 		opened:    time.Now().Truncate(time.Second),
 		started:   time.Now(),
@@ -130,6 +133,7 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 	}
 	r.done.Go(r.sweepUntilClosed)
 	r.done.Go(r.tellUntilClosed)
+	r.done.Go(r.flushUsesUntilClosed)
 	return r, nil
 }
 

@@ -48,7 +48,7 @@ func (r *registry) removeEnded(ctx context.Context, entry, clientID string, batc
 	}
 	if entry == endedKey(c.end(), clientID) {
 		remove(batch, credentialKey(clientID), value)
-		batch.Deletes = append(batch.Deletes, listedKey(c))
+		batch.Deletes = append(batch.Deletes, listedKey(c), usedKey(clientID))
 	}
 	return nil
 }

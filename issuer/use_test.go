@@ -1,0 +1,269 @@
+package issuer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+	"github.com/clientcredentials/caddy-client-credentials/store/backup"
+)
+
+// countingStore counts what is done with a store.
+type countingStore struct {
+	store.Store
+	commits, reads atomic.Int64
+	beforeCommit   func()
+	refuses        error
+}
+
+func (s *countingStore) Get(ctx context.Context, key string) ([]byte, error) {
+	s.reads.Add(1)
+	return s.Store.Get(ctx, key)
+}
+
+func (s *countingStore) Scan(ctx context.Context, prefix string, fn func(string, []byte) error) error {
+	return s.Store.Scan(ctx, prefix, func(key string, value []byte) error {
+		s.reads.Add(1)
+		return fn(key, value)
+	})
+}
+
+func (s *countingStore) Commit(ctx context.Context, batch store.Batch) error {
+	s.commits.Add(1)
+	if before := s.beforeCommit; before != nil {
+		s.beforeCommit = nil
+		before()
+	}
+	if s.refuses != nil {
+		return s.refuses
+	}
+	return s.Store.Commit(ctx, batch)
+}
+
+func lastUse(t testing.TB, iss *Issuer, c *Credential) Use {
+	t.Helper()
+	u, err := iss.LastUse(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func useSecret(t testing.TB, iss *Issuer, clientID, secret string) {
+	t.Helper()
+	if _, err := iss.Issue(t.Context(), tokenRequest(clientID, secret)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestUsesAreWrittenTogetherAndTheCredentialStaysAsItIs(t *testing.T) {
+	st := &countingStore{Store: openTestStore(t, t.TempDir())}
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	const clients = useBatch + 10
+	all, secrets := make([]*Credential, clients), make([]string, clients)
+	for n := range all {
+		var err error
+		if all[n], secrets[n], err = iss.Create(t.Context(), Draft{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if u := lastUse(t, iss, all[0]); !u.At.IsZero() || !u.Secret(all[0].Hashes[0].id()).IsZero() {
+		t.Errorf("before it is used: %+v", u)
+	}
+	before := fmt.Sprint(keys(t, st, ""))
+	st.commits.Store(0)
+	for range 3 {
+		for n := range all {
+			useSecret(t, iss, all[n].ClientID, secrets[n])
+		}
+	}
+	shown := lastUse(t, iss, all[0])
+	if at := shown.Secret(all[0].Hashes[0].id()); at.IsZero() || !at.Equal(shown.At) {
+		t.Errorf("before it is written: %+v", shown)
+	}
+	if n := st.commits.Load(); n != 0 {
+		t.Errorf("%d writes for tokens, want none", n)
+	}
+	if iss.registry.uses.lag(time.Now().Add(time.Second)) < time.Second {
+		t.Error("nothing waits to be written")
+	}
+	if err := iss.registry.flushUses(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := st.commits.Load(); n != 2 {
+		t.Errorf("%d writes for %d clients, want 2", n, clients)
+	}
+	if lag := iss.registry.uses.lag(time.Now().Add(time.Second)); lag != 0 {
+		t.Errorf("the lag is %v when all is written", lag)
+	}
+	if after := lastUse(t, iss, all[0]); fmt.Sprint(after) != fmt.Sprint(shown) {
+		t.Errorf("when it is written: %+v, before %+v", after, shown)
+	}
+	if c := stored(t, iss, all[0].ClientID); c.Revision() != all[0].Revision() {
+		t.Errorf("a use has made the credential %s of %s", c.Revision(), all[0].Revision())
+	}
+	others := slices.DeleteFunc(keys(t, st, ""), func(key string) bool { return strings.HasPrefix(key, usedPrefix) })
+	if fmt.Sprint(others) != before || len(keys(t, st, usedPrefix)) != clients {
+		t.Errorf("the store has %d records of uses, and others than before", len(keys(t, st, usedPrefix)))
+	}
+	_ = iss.registry.flushUses(t.Context())
+	if n := st.commits.Load(); n != 2 {
+		t.Error("nothing was used, and something is written")
+	}
+}
+
+func TestAUseIsOfTheSecretThatWasUsed(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	c, _, err := iss.Create(t.Context(), Draft{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, secret, err := iss.AddSecret(t.Context(), "", c.ClientID, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, "wrong")); err == nil {
+		t.Fatal("a wrong secret is right")
+	}
+	c = known(t, iss, c.ClientID)
+	first := c.Hashes[0].id()
+	if u := lastUse(t, iss, c); !u.At.IsZero() {
+		t.Errorf("a wrong secret counts as a use: %+v", u)
+	}
+	for range 2 { // in memory, and in the store
+		useSecret(t, iss, c.ClientID, secret)
+		if u := lastUse(t, iss, c); u.At.IsZero() || u.Secret(second.ID) != u.At || !u.Secret(first).IsZero() {
+			t.Errorf("the uses are %+v", u)
+		}
+		if err := iss.registry.flushUses(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := iss.DeleteSecret(t.Context(), "", c.ClientID, first); err != nil {
+		t.Fatal(err)
+	}
+	useSecret(t, iss, c.ClientID, secret)
+	if err := iss.DeleteSecret(t.Context(), "", c.ClientID, second.ID); !errors.Is(err, ErrLastSecret) {
+		t.Fatal(err)
+	}
+	if _, _, err := iss.AddSecret(t.Context(), "", c.ClientID, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := iss.registry.flushUses(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, record, _ := readUse(t.Context(), iss.store, c.ClientID); len(record.Secrets) != 0 || record.At == 0 {
+		t.Errorf("the record holds %+v, and the secrets are gone", record)
+	}
+}
+
+func TestUsesSurviveAnEndOfTheStoreAndAFailureToWrite(t *testing.T) {
+	dir := t.TempDir()
+	a := newTestApp(t, dir, "")
+	iss, err := a.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, secret, _ := clientWithToken(t, iss)
+	used := lastUse(t, iss, c)
+	next := newTestApp(t, dir, "")
+	if err := next.Start(); err != nil { // a reload
+		t.Fatal(err)
+	}
+	if err := a.Cleanup(); err != nil {
+		t.Fatal(err)
+	}
+	iss, _ = next.Open()
+	if again := lastUse(t, iss, c); again.At != used.At {
+		t.Errorf("after a reload %v, before %v", again.At, used.At)
+	}
+	if err := next.Cleanup(); err != nil { // closes the store
+		t.Fatal(err)
+	}
+	last := newTestApp(t, dir, "")
+	if iss, err = last.Open(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = last.Cleanup() }()
+	if again := lastUse(t, iss, c); !again.At.Equal(used.At) {
+		t.Errorf("after a restart %v, before %v", again.At, used.At)
+	}
+
+	st := &countingStore{Store: iss.registry.store, refuses: store.ErrFull}
+	iss.registry.store = st
+	time.Sleep(2 * time.Millisecond)
+	useSecret(t, iss, c.ClientID, secret)
+	used = lastUse(t, iss, c)
+	if err := iss.registry.flushUses(t.Context()); !errors.Is(err, store.ErrFull) {
+		t.Errorf("a full store: %v", err)
+	}
+	if iss.registry.uses.lag(time.Now().Add(time.Minute)) < time.Minute || lastUse(t, iss, c).At != used.At {
+		t.Error("what could not be written is lost")
+	}
+	st.refuses = nil
+	st.beforeCommit = func() { // the credential changes between the reading and the writing
+		name := "x"
+		if _, err := iss.Change(t.Context(), "", c.ClientID, Patch{Name: named(&name)}); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := iss.registry.flushUses(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, record, err := readUse(t.Context(), st, c.ClientID); err != nil || record.At != used.At.UnixMilli() {
+		t.Errorf("the store has %+v, %v, want %v", record, err, used.At)
+	}
+}
+
+func TestUsesAreCollectedUpToABound(t *testing.T) {
+	u := newUses()
+	for n := range maxUses + 2 {
+		u.note(fmt.Sprint(n), hashedSecret{}, time.Now())
+	}
+	if len(u.pending) != maxUses || len(u.many) != 1 {
+		t.Errorf("%d uses are kept, and the store is to be told: %d", len(u.pending), len(u.many))
+	}
+	u.note("0", hashedSecret{}, time.Now().Add(time.Hour)) // it is known
+	if at := u.pending[useKey{clientID: "0"}]; at < time.Now().Add(time.Minute).UnixMilli() {
+		t.Error("a known client's use is not noted")
+	}
+}
+
+func TestAUseLeavesWithItsCredentialAndIsInTheBackup(t *testing.T) {
+	st := openTestStore(t, t.TempDir())
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	gone, _, _ := clientWithToken(t, iss)
+	kept, _, _ := clientWithToken(t, iss)
+	var file bytes.Buffer
+	if err := iss.WriteBackup(t.Context(), &file); err != nil {
+		t.Fatal(err)
+	}
+	other := openTestStore(t, filepath.Join(t.TempDir(), "other"))
+	if err := backup.Fill(t.Context(), other, &file, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(keys(t, other, usedPrefix)); n != 2 {
+		t.Errorf("the backup holds the uses of %d credentials, want 2", n)
+	}
+	if err := iss.Revoke(t.Context(), "", gone.ClientID); err != nil {
+		t.Fatal(err)
+	}
+	if err := iss.registry.sweep(t.Context(), time.Now().Add(2*DefaultRetention)); err != nil {
+		t.Fatal(err)
+	}
+	if left := keys(t, st, usedPrefix); !slices.Equal(left, []string{usedKey(kept.ClientID)}) {
+		t.Errorf("the uses of %q are left", left)
+	}
+	iss.registry.uses.note(gone.ClientID, hashedSecret{}, time.Now()) // late
+	if err := iss.registry.flushUses(t.Context()); err != nil || len(keys(t, st, usedPrefix)) != 1 {
+		t.Errorf("%v: the use of what is gone is kept", err)
+	}
+}
