@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -41,6 +43,13 @@ type credentialDocument struct {
 	TokenLifetime string          `json:"tokenLifetime,omitempty"`
 	Claims        json.RawMessage `json:"claims,omitempty"`
 	Enabled       *bool           `json:"enabled,omitempty"`
+}
+
+// foundDocument is how it shows one that was asked for by more than the account.
+type foundDocument struct {
+	credentialDocument
+	Status   string     `json:"status"`
+	LastUsed *timestamp `json:"lastUsed"`
 }
 
 // timestamp is a time in UTC with milliseconds always written.
@@ -179,23 +188,29 @@ func (c *ClientCredentials) createFrom(w http.ResponseWriter, r *http.Request, c
 	}
 }
 
+// list answers with all active credentials, as the wire contract has it, or with a
+// page of those that the query asks for.
 func (c *ClientCredentials) list(w http.ResponseWriter, r *http.Request, by issuer.Caller) {
-	account := by.Reach()
-	if asked := r.URL.Query()["account"]; len(asked) > 1 {
-		writeProblem(w, http.StatusBadRequest, "account is given more than once")
+	query, values, err := parseQuery(r.URL.RawQuery)
+	if badInput(w, err) {
 		return
-	} else if len(asked) == 1 {
-		if !c.reaches(w, r, by, asked[0]) {
+	}
+	if values.Has("account") {
+		if !c.reaches(w, r, by, query.Account) {
 			return
 		}
-		account = asked[0]
+	} else {
+		query.Account = by.Reach()
 	}
 	iss, err := c.app.Open()
-	if err != nil {
-		c.fail(w, "listing credentials", err)
-		return
+	var documents any
+	switch all := len(values) == 0 || len(values) == 1 && values.Has("account"); {
+	case err != nil:
+	case all:
+		documents, err = listAll(r, iss, query.Account)
+	default:
+		documents, err = listPage(w, r, iss, query, values)
 	}
-	credentials, err := iss.List(r.Context(), account)
 	if badInput(w, err) {
 		return
 	}
@@ -203,11 +218,84 @@ func (c *ClientCredentials) list(w http.ResponseWriter, r *http.Request, by issu
 		c.fail(w, "listing credentials", err)
 		return
 	}
+	writeJSON(w, r, http.StatusOK, documents)
+}
+
+func listAll(r *http.Request, iss *issuer.Issuer, account string) ([]credentialDocument, error) {
+	credentials, err := iss.List(r.Context(), account)
 	documents := make([]credentialDocument, len(credentials))
 	for i, credential := range credentials {
 		documents[i] = document(credential)
 	}
-	writeJSON(w, r, http.StatusOK, documents)
+	return documents, err
+}
+
+func listPage(w http.ResponseWriter, r *http.Request, iss *issuer.Issuer, query issuer.Query, values url.Values) ([]foundDocument, error) {
+	page, err := iss.Find(r.Context(), query)
+	if err != nil {
+		return nil, err
+	}
+	documents := make([]foundDocument, len(page.Credentials))
+	for i, found := range page.Credentials {
+		documents[i] = foundDocument{document(found.Credential), found.Status(time.Now()), timestampOrNull(found.LastUsed)}
+	}
+	if page.Next != "" { // RFC 8288
+		values.Set("cursor", page.Next)
+		w.Header().Set("Link", "<"+collectionPath(r)+"?"+values.Encode()+`>; rel="next"`)
+	}
+	return documents, nil
+}
+
+// parseQuery reads the query of a list. What it does not know might be meant to
+// narrow that, so it is an error.
+func parseQuery(text string) (q issuer.Query, values url.Values, err error) {
+	if values, err = url.ParseQuery(text); err != nil {
+		return q, nil, &issuer.InputError{Field: "the query", Problem: "can't be read"}
+	}
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		value := values.Get(name)
+		switch name {
+		case "account":
+			q.Account = value
+		case "name":
+			q.Name = value
+		case "scope":
+			q.Scope = value
+		case "status":
+			q.Status = value
+		case "cursor":
+			q.Cursor = value
+		case "limit":
+			q.Limit, err = strconv.Atoi(value)
+			if err != nil || q.Limit < 1 {
+				err = &issuer.InputError{Field: name, Problem: "is no positive number"}
+			}
+		case "unusedSince":
+			q.UnusedSince, err = parseQueryTime(name, value)
+		case "expiresBefore":
+			q.ExpiresBefore, err = parseQueryTime(name, value)
+		default:
+			return q, nil, &issuer.InputError{Field: "the query", Problem: "has a parameter that is not known; those that are: account, cursor, expiresBefore, limit, name, scope, status, unusedSince"}
+		}
+		switch {
+		case len(values[name]) > 1:
+			err = &issuer.InputError{Field: name, Problem: "is given more than once"}
+		case value == "":
+			err = &issuer.InputError{Field: name, Problem: "is empty"}
+		}
+		if err != nil {
+			return q, nil, err
+		}
+	}
+	return q, values, nil
+}
+
+func parseQueryTime(name, value string) (time.Time, error) {
+	t, err := ParseTime(value)
+	if err != nil {
+		return t, &issuer.InputError{Field: name, Problem: err.Error()}
+	}
+	return t, nil
 }
 
 // revokeAll revokes what the query selects, but for the caller itself.

@@ -149,46 +149,10 @@ func putChange(batch *store.Batch, value []byte, before, after *Credential) (*Cr
 	key := credentialKey(after.ClientID)
 	batch.Conditions = append(batch.Conditions, store.Condition{Key: key, Value: value})
 	batch.Puts = append(batch.Puts, store.Record{Key: key, Value: is})
-	moveEnd(batch, before, after)
-	moveListed(batch, before, after)
+	reindex(batch, before.entries(), after.entries())
 	// On a full disk, what ends rights must still be possible.
 	batch.Urgent = batch.Urgent || after.Epoch != before.Epoch || outlives(before, after)
 	return decodeCredential(is)
-}
-
-// moveListed moves the credential in the list of its account, where it is while it
-// is not revoked.
-func moveListed(batch *store.Batch, before, after *Credential) {
-	was, is := before.Revoked.IsZero(), after.Revoked.IsZero()
-	if was == is && listedKey(before) == listedKey(after) {
-		return
-	}
-	if was {
-		batch.Deletes = append(batch.Deletes, listedKey(before))
-	}
-	if is {
-		batch.Puts = append(batch.Puts, store.Record{Key: listedKey(after)})
-	}
-}
-
-// moveEnd moves the credential in the index of those that have ended.
-func moveEnd(batch *store.Batch, before, after *Credential) {
-	var from, to string
-	if end := before.end(); !end.IsZero() {
-		from = endedKey(end, before.ClientID)
-	}
-	if end := after.end(); !end.IsZero() {
-		to = endedKey(end, after.ClientID)
-	}
-	if from == to { // also where the times differ by less than a second
-		return
-	}
-	if from != "" {
-		batch.Deletes = append(batch.Deletes, from)
-	}
-	if to != "" {
-		batch.Puts = append(batch.Puts, store.Record{Key: to})
-	}
 }
 
 // revoke ends the credential for good.

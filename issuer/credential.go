@@ -322,8 +322,6 @@ func decodeCredential(data []byte) (*Credential, error) {
 // live, and longer: it is the state that says what its tokens are worth.
 const (
 	credentialPrefix = "credential/"
-	listedPrefix     = "listed/" // listed/<account>/<created>/<client id>, while not revoked
-	endedPrefix      = "ended/"  // ended/<when it was revoked, or expires>/<client id>
 
 	revokedTokenPrefix = "revoked_token/" // revoked_token/<client id>/<jti>, while the token would live, and clockSetBack longer
 	revokedUntilPrefix = "revoked_until/" // revoked_until/<when to remove it>/<client id>/<jti>
@@ -337,14 +335,4 @@ func revokedTokenKey(clientID, id string) string { return revokedTokenPrefix + c
 // are needed, to the second.
 func revokedUntilKey(revokedTokenKey string, until time.Time) string {
 	return fmt.Sprintf("%s%020d/%s", revokedUntilPrefix, until.Unix(), strings.TrimPrefix(revokedTokenKey, revokedTokenPrefix))
-}
-
-// endedKey sorts credentials by the time of their end, to the second.
-func endedKey(end time.Time, clientID string) string {
-	return fmt.Sprintf("%s%020d/%s", endedPrefix, end.Unix(), clientID)
-}
-
-// listedKey sorts the credentials of an account by the time they were created.
-func listedKey(c *Credential) string {
-	return fmt.Sprintf("%s%s/%020d/%s", listedPrefix, c.Account, c.Created.UnixNano(), c.ClientID)
 }

@@ -195,6 +195,14 @@ func (i *Issuer) declareOnce(ctx context.Context, clientID string, d *DeclaredCr
 	} else {
 		i.redeclare(c, d)
 	}
+	if c.Account != before.Account {
+		used, record, err := readUse(ctx, i.store, clientID)
+		if err != nil {
+			return err
+		}
+		batch.Conditions = append(batch.Conditions, store.Condition{Key: usedKey(clientID), Value: used})
+		reindex(&batch, []string{before.entryByUse(record)}, []string{c.entryByUse(record)})
+	}
 	after, err := putChange(&batch, value, &before, c)
 	if err != nil || after.Version == before.Version {
 		return err

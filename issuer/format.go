@@ -24,8 +24,9 @@ const formatKey = "format"
 // The formats of the store so far:
 //
 //  1. credentials, keys, revocations;
-//  2. an index of the credentials that have ended, by that time.
-const currentFormat = 2
+//  2. an index of the credentials that have ended, by that time;
+//  3. indexes by which the credentials of an account are found.
+const currentFormat = 3
 
 type formatRecord struct {
 	Version int `json:"version"`
@@ -71,7 +72,7 @@ func migrate(ctx context.Context, st store.Store) error {
 	if err := requireKnownFormat(format); err != nil {
 		return err
 	}
-	if err := indexEnded(ctx, st); err != nil {
+	if err := indexAll(ctx, st); err != nil {
 		return fmt.Errorf("bringing the store into format %d: %w", currentFormat, err)
 	}
 	value, err := json.Marshal(formatRecord{currentFormat})
@@ -106,25 +107,4 @@ func parseFormat(value []byte) (int, error) {
 		return 0, errors.New("the record of the store's format can't be read")
 	}
 	return record.Version, nil
-}
-
-// indexEnded makes the index of format 2.
-func indexEnded(ctx context.Context, st store.Store) error {
-	var entries []store.Record
-	err := st.Scan(ctx, credentialPrefix, func(_ string, value []byte) error {
-		c, err := decodeCredential(value)
-		if err != nil {
-			return err
-		}
-		if end := c.end(); !end.IsZero() {
-			entries = append(entries, store.Record{Key: endedKey(end, c.ClientID)})
-		}
-		return nil
-	})
-	for err == nil && len(entries) > 0 {
-		step := entries[:min(sweepBatch, len(entries))]
-		entries = entries[len(step):]
-		err = st.Commit(ctx, store.Batch{Puts: step})
-	}
-	return err
 }

@@ -51,7 +51,7 @@ func (i *Issuer) changeSome(ctx context.Context, ids []string,
 ) (taken, changed int, err error) {
 	var batch store.Batch
 	var credentials []*Credential
-	for size := 0; taken < len(ids) && size < generationBatch; taken++ {
+	for size := 0; taken < len(ids) && size < generationBatch && len(batch.Deletes) < sweepBatch; taken++ {
 		before, err := i.store.Get(ctx, credentialKey(ids[taken]))
 		if errors.Is(err, store.ErrNotFound) {
 			continue

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -131,10 +130,8 @@ func (i *Issuer) keep(ctx context.Context, c *Credential, batch *store.Batch) er
 	}
 	key := credentialKey(c.ClientID)
 	batch.Conditions = append(batch.Conditions, store.Condition{Key: key})
-	batch.Puts = append(batch.Puts, store.Record{Key: key, Value: value}, store.Record{Key: listedKey(c)})
-	if !c.Expires.IsZero() {
-		batch.Puts = append(batch.Puts, store.Record{Key: endedKey(c.Expires, c.ClientID)})
-	}
+	batch.Puts = append(batch.Puts, store.Record{Key: key, Value: value})
+	reindex(batch, nil, append(c.entries(), c.entryByUse(useRecord{})))
 	if err := i.store.Commit(ctx, *batch); err != nil {
 		return fmt.Errorf("keeping a new credential: %w", err)
 	}
@@ -198,16 +195,11 @@ func (i *Issuer) eachListed(ctx context.Context, account string, fn func(*Creden
 		return err
 	}
 	for _, key := range listed {
-		c, err := i.registry.read(ctx, key[strings.LastIndexByte(key, '/')+1:])
-		if errors.Is(err, store.ErrNotFound) {
-			if _, err := i.store.Get(ctx, key); errors.Is(err, store.ErrNotFound) {
-				continue // it was removed meanwhile
-			}
-		}
+		c, err := i.readEntry(ctx, key)
 		if err != nil {
 			return err
 		}
-		if c.Revoked.IsZero() { // since the scan
+		if c != nil && c.Revoked.IsZero() { // since the scan
 			fn(c)
 		}
 	}

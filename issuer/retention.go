@@ -23,6 +23,9 @@ func (r *registry) endedCredentials(ctx context.Context, now time.Time) (batch s
 		return batch, err
 	}
 	for _, entry := range entries {
+		if len(batch.Deletes) >= sweepBatch {
+			break
+		}
 		if err := r.removeEnded(ctx, entry, entry[len(end):], &batch); err != nil {
 			return batch, err
 		}
@@ -47,8 +50,13 @@ func (r *registry) removeEnded(ctx context.Context, entry, clientID string, batc
 		return err
 	}
 	if entry == endedKey(c.end(), clientID) {
+		used, record, err := readUse(ctx, r.store, clientID)
+		if err != nil {
+			return err
+		}
 		remove(batch, credentialKey(clientID), value)
-		batch.Deletes = append(batch.Deletes, listedKey(c), usedKey(clientID))
+		remove(batch, usedKey(clientID), used)
+		reindex(batch, append(c.entries(), c.entryByUse(record)), nil)
 	}
 	return nil
 }

@@ -218,7 +218,7 @@ func TestAnEmptyStoreIsNotBackedUp(t *testing.T) {
 
 func TestAStoreOfALaterFormatIsRefusedByName(t *testing.T) {
 	for value, want := range map[string]string{
-		`{"version":3}`: "format 3",
+		`{"version":4}`: "format 4",
 		`{"version":0}`: "can't be read",
 		`{}`:            "can't be read",
 		`nothing`:       "can't be read",

@@ -286,10 +286,12 @@ func (r *registry) writeUse(ctx context.Context, clientID string, times useTimes
 	if err != nil {
 		return err
 	}
+	from := c.entryByUse(record)
 	for key, at := range times {
 		record.add(c, key, at)
 	}
 	record.prune(c)
+	reindex(batch, []string{from}, []string{c.entryByUse(record)})
 	batch.Conditions = append(batch.Conditions, store.Condition{Key: credentialKey(clientID), Value: credential})
 	return replace(batch, usedKey(clientID), before, record)
 }

@@ -22,6 +22,10 @@ type Store interface {
 	// error.
 	Scan(ctx context.Context, prefix string, fn func(key string, value []byte) error) error
 
+	// ScanFrom does the same with those records alone whose keys do not sort before
+	// from.
+	ScanFrom(ctx context.Context, prefix, from string, fn func(key string, value []byte) error) error
+
 	// Commit carries out the batch as one: all of it, and durably, when it
 	// returns nil, and none of it otherwise, but for an error of the disk
 	// itself. It returns ErrConflict where a condition does not hold, and

@@ -58,11 +58,15 @@ func (s *forgetful) Get(_ context.Context, key string) ([]byte, error) {
 	return slices.Clone(value), nil
 }
 
-func (s *forgetful) Scan(_ context.Context, prefix string, fn func(key string, value []byte) error) error {
+func (s *forgetful) Scan(ctx context.Context, prefix string, fn func(key string, value []byte) error) error {
+	return s.ScanFrom(ctx, prefix, prefix, fn)
+}
+
+func (s *forgetful) ScanFrom(_ context.Context, prefix, from string, fn func(key string, value []byte) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, key := range slices.Sorted(maps.Keys(s.records)) {
-		if !strings.HasPrefix(key, prefix) {
+		if !strings.HasPrefix(key, prefix) || key < from {
 			continue
 		}
 		if err := fn(key, slices.Clone(s.records[key])); err != nil {

@@ -52,6 +52,11 @@ func (d *database) Get(ctx context.Context, key string) ([]byte, error) {
 
 // Scan implements store.Store.
 func (d *database) Scan(ctx context.Context, prefix string, fn func(key string, value []byte) error) error {
+	return d.ScanFrom(ctx, prefix, prefix, fn)
+}
+
+// ScanFrom implements store.Store.
+func (d *database) ScanFrom(ctx context.Context, prefix, from string, fn func(key string, value []byte) error) error {
 	if err := d.enter(ctx); err != nil {
 		return err
 	}
@@ -62,7 +67,7 @@ func (d *database) Scan(ctx context.Context, prefix string, fn func(key string, 
 		opts.Prefix = []byte(prefix)
 		it := txn.NewIterator(opts)
 		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
+		for it.Seek([]byte(max(from, prefix))); it.Valid(); it.Next() {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
