@@ -82,6 +82,9 @@ type AdminDraft struct {
 	// TokenLifetime is how long its tokens live; the configured time where it is
 	// empty.
 	TokenLifetime string `json:"tokenLifetime,omitempty"`
+	// TokensPerHour and RequestsPerSecond are its limits; none where they are 0.
+	TokensPerHour     int `json:"tokensPerHour,omitempty"`
+	RequestsPerSecond int `json:"requestsPerSecond,omitempty"`
 	// Claims is an object of what its tokens say beside their own claims.
 	Claims json.RawMessage `json:"claims,omitempty"`
 	// Keys is a JWK Set of public keys.
@@ -127,7 +130,7 @@ func ParseAdminDraft(body []byte) (issuer.Draft, error) {
 	}
 	for name := range members {
 		switch name {
-		case "name", "expires", "account", "scopes", "audiences", "grantable", "tokenLifetime", "claims", "jwks", "jwksUri":
+		case "name", "expires", "account", "scopes", "audiences", "grantable", "tokenLifetime", "tokensPerHour", "requestsPerSecond", "claims", "jwks", "jwksUri":
 		default:
 			return draft, &issuer.InputError{Field: "the body", Problem: "has a member that is not known"}
 		}

@@ -43,6 +43,8 @@ type portableCredential struct {
 	Audiences     []string         `json:"audiences,omitempty"`
 	Grantable     []string         `json:"grantable,omitempty"`
 	TokenLifetime string           `json:"tokenLifetime,omitempty"`
+	TokensPerHour int              `json:"tokensPerHour,omitempty"`
+	PerSecond     int              `json:"requestsPerSecond,omitempty"`
 	Claims        json.RawMessage  `json:"claims,omitempty"`
 	Keys          *issuer.KeySet   `json:"jwks,omitempty"`
 	KeysURL       string           `json:"jwksUri,omitempty"`
@@ -177,7 +179,7 @@ func ParseImport(line []byte) (m issuer.Import, err error) {
 		wrong := &issuer.InputError{Field: name, Problem: "is of the wrong type"}
 		ok := true
 		switch name {
-		case "name", "expires", "account", "scopes", "audiences", "grantable", "tokenLifetime", "claims", "jwks", "jwksUri":
+		case "name", "expires", "account", "scopes", "audiences", "grantable", "tokenLifetime", "tokensPerHour", "requestsPerSecond", "claims", "jwks", "jwksUri":
 		case "clientId":
 			m.ClientID, ok = strictjson.String(raw)
 		case "secret":
@@ -277,6 +279,7 @@ func portable(c *issuer.Credential, hashes []issuer.SecretHash) portableCredenti
 	p := portableCredential{
 		ClientID: c.ClientID, Name: c.Name, Account: c.Account, Created: timestamp(c.Created), Expires: timestampOrNull(c.Expires),
 		Scopes: append([]string{}, c.Scopes...), Audiences: c.Audiences, Grantable: c.Grantable,
+		TokensPerHour: c.TokensPerHour, PerSecond: c.RequestsPerSecond,
 		Claims: c.Claims, Keys: c.Keys, KeysURL: c.KeysURL, Secrets: []portableSecret{},
 	}
 	if c.TokenLifetime != 0 {

@@ -113,6 +113,9 @@ func (b *BearerAuth) serveGuarded(w http.ResponseWriter, request cleaned, next c
 		b.guard.report(r, ref)
 		return next.ServeHTTP(w, r)
 	}
+	if ref == nil {
+		ref = a.count()
+	}
 	if ref != nil {
 		return b.refuse(w, r, ref)
 	}

@@ -189,6 +189,12 @@ func parsePatch(body []byte) (p issuer.Patch, named []string, err error) {
 		case "tokenLifetime":
 			p.TokenLifetime.Value, err = parseDuration(name, raw)
 			p.TokenLifetime.Named = true
+		case "tokensPerHour":
+			p.TokensPerHour.Value, err = parseLimit(name, raw)
+			p.TokensPerHour.Named = true
+		case "requestsPerSecond":
+			p.RequestsPerSecond.Value, err = parseLimit(name, raw)
+			p.RequestsPerSecond.Named = true
 		case "claims":
 			if p.Claims.Named = true; !strictjson.Null(raw) {
 				p.Claims.Value = raw
@@ -199,7 +205,7 @@ func parsePatch(body []byte) (p issuer.Patch, named []string, err error) {
 			}
 			p.Enabled.Named = true
 		default:
-			err = &issuer.InputError{Field: "the body", Problem: "has a member that can't be changed; those that can are name, expires, scopes, audiences, grantable, tokenLifetime, claims and enabled"}
+			err = &issuer.InputError{Field: "the body", Problem: "has a member that can't be changed; those that can are name, expires, scopes, audiences, grantable, tokenLifetime, tokensPerHour, requestsPerSecond, claims and enabled"}
 		}
 		if err != nil {
 			return p, nil, err

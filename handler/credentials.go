@@ -41,6 +41,8 @@ type credentialDocument struct {
 	Grantable *[]string `json:"grantable,omitempty"`
 
 	TokenLifetime string          `json:"tokenLifetime,omitempty"`
+	TokensPerHour int             `json:"tokensPerHour,omitempty"`
+	PerSecond     int             `json:"requestsPerSecond,omitempty"`
 	Claims        json.RawMessage `json:"claims,omitempty"`
 	Enabled       *bool           `json:"enabled,omitempty"`
 }
@@ -104,6 +106,12 @@ func document(c *issuer.Credential) credentialDocument {
 	}
 	if slices.Contains(c.Named, "tokenLifetime") {
 		d.TokenLifetime = duration(c.TokenLifetime)
+	}
+	if slices.Contains(c.Named, "tokensPerHour") {
+		d.TokensPerHour = c.TokensPerHour
+	}
+	if slices.Contains(c.Named, "requestsPerSecond") {
+		d.PerSecond = c.RequestsPerSecond
 	}
 	if slices.Contains(c.Named, "claims") {
 		d.Claims = c.Claims
@@ -415,6 +423,17 @@ func parseDraft(body []byte) (issuer.Draft, error) {
 	if draft.TokenLifetime != 0 {
 		draft.Named = append(draft.Named, "tokenLifetime")
 	}
+	for _, limit := range []struct {
+		name   string
+		target *int
+	}{{"tokensPerHour", &draft.TokensPerHour}, {"requestsPerSecond", &draft.RequestsPerSecond}} {
+		if *limit.target, err = parseLimit(limit.name, members[limit.name]); err != nil {
+			return draft, err
+		}
+		if *limit.target != 0 {
+			draft.Named = append(draft.Named, limit.name)
+		}
+	}
 	if draft.Claims, err = parseClaims(members["claims"]); err != nil {
 		return draft, err
 	}
@@ -488,6 +507,17 @@ func parseDuration(name string, raw json.RawMessage) (time.Duration, error) {
 		return 0, &issuer.InputError{Field: name, Problem: `is neither a duration, such as "15m", nor null`}
 	}
 	return d, nil
+}
+
+// parseLimit returns zero for null, and for nothing else.
+func parseLimit(name string, raw json.RawMessage) (limit int, err error) {
+	if strictjson.Null(raw) {
+		return 0, nil
+	}
+	if err := json.Unmarshal(raw, &limit); err != nil || limit < 1 {
+		return 0, &issuer.InputError{Field: name, Problem: "is neither a positive whole number nor null"}
+	}
+	return limit, nil
 }
 
 // duration writes a duration without the parts that are zero at its end.

@@ -54,7 +54,7 @@ type refusal struct {
 	scope             string // what is needed
 	reason            string // for the log: from a small set
 	clientID          string // whose token it is, where that counts elsewhere
-	err               error  // where the server cannot tell
+	err               error  // where the server cannot tell, or a limit is reached
 }
 
 // ValidateRules returns an error where the rules could let nobody through, or
@@ -242,6 +242,11 @@ func (g *guard) challenge(w http.ResponseWriter, r *http.Request, ref *refusal) 
 		return
 	}
 	countRequest("refused", ref.reason)
+	if limited, ok := errors.AsType[*issuer.LimitError](ref.err); ok {
+		writeLimit(w.Header(), limited)
+		g.logRefusal(zap.DebugLevel, "request refused", r, ref) // a flood must not become one of log entries
+		return
+	}
 	params := []string{`realm="` + g.Realm + `"`}
 	if ref.code != "" {
 		params = append(params, `error="`+ref.code+`"`, `error_description="`+ref.description+`"`)

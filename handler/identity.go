@@ -58,6 +58,7 @@ type admission struct {
 	authorization string    // the header field's value
 	fields        [4]string // the values of the header fields for the upstream
 
+	counted bool // by a guard, towards a limit
 	placed  bool // in the placeholders
 	watched bool
 	stream  stream

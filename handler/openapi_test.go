@@ -207,7 +207,7 @@ func (d *description) checkHeader(t testing.TB, place string, header http.Header
 }
 
 // canonical has the names that Go and their RFCs write in different ways.
-var canonical = map[string]string{"Www-Authenticate": "WWW-Authenticate", "Etag": "ETag"}
+var canonical = map[string]string{"Www-Authenticate": "WWW-Authenticate", "Etag": "ETag", "Ratelimit": "RateLimit", "Ratelimit-Policy": "RateLimit-Policy"}
 
 func (d *description) checkBody(t testing.TB, place string, response map[string]any, resp *http.Response) []error {
 	t.Helper()

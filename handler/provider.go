@@ -43,8 +43,14 @@ func (b *BearerProvider) Authenticate(w http.ResponseWriter, r *http.Request) (c
 	if a == nil && ref == nil {
 		ref = noToken()
 	}
+	if ref == nil {
+		ref = a.count()
+	}
 	if ref != nil {
 		b.guard.challenge(w, r, ref)
+		if ref.status == http.StatusTooManyRequests {
+			return caddyauth.User{}, false, nil
+		}
 		return caddyauth.User{}, false, ref.err
 	}
 	b.guard.accept(r, a)

@@ -74,7 +74,13 @@ func (c *ClientCredentials) serveToken(w http.ResponseWriter, r *http.Request) {
 	}
 	issued, err := iss.Issue(r.Context(), req.TokenRequest)
 	refused, isRefusal := errors.AsType[*issuer.TokenError](err)
+	limited, isLimited := errors.AsType[*issuer.LimitError](err)
 	switch {
+	case isLimited:
+		countToken(req.dialect, "refused", "too many tokens")
+		noteRefusal(r, "too many tokens", req.ClientID)
+		writeLimit(w.Header(), limited)
+		writeTokenError(w, r, http.StatusTooManyRequests, "temporarily_unavailable", "the client has got as many tokens as it may for now, try again later")
 	case isRefusal:
 		c.refuseToken(w, r, req.dialect, statusOf(refused), refused)
 	case err != nil:

@@ -25,6 +25,8 @@ type Patch struct {
 	Grantable Field[[]string]
 	// TokenLifetime is zero for the configured one.
 	TokenLifetime Field[time.Duration]
+	// TokensPerHour and RequestsPerSecond are zero for no limit.
+	TokensPerHour, RequestsPerSecond Field[int]
 	// Claims are a merge patch of the claims; nil to have none.
 	Claims  Field[json.RawMessage]
 	Enabled Field[bool]
@@ -201,6 +203,14 @@ func (i *Issuer) patch(c *Credential, p Patch) error {
 		c.TokenLifetime = p.TokenLifetime.Value
 		c.show("tokenLifetime", p.TokenLifetime.Value != 0)
 	}
+	if p.TokensPerHour.Named {
+		c.TokensPerHour = p.TokensPerHour.Value
+		c.show("tokensPerHour", c.TokensPerHour != 0)
+	}
+	if p.RequestsPerSecond.Named {
+		c.RequestsPerSecond = p.RequestsPerSecond.Value
+		c.show("requestsPerSecond", c.RequestsPerSecond != 0)
+	}
 	if p.Claims.Named {
 		c.Claims = claims
 		c.show("claims", claims != nil)
@@ -238,7 +248,7 @@ func (i *Issuer) validatePatch(c *Credential, p *Patch) error {
 		}
 	}
 	return errors.Join(validateScopes("scopes", p.Scopes.Value), validateScopes("grantable", p.Grantable.Value),
-		validateAudiences(p.Audiences.Value))
+		validateAudiences(p.Audiences.Value), Limits{p.TokensPerHour.Value, p.RequestsPerSecond.Value}.validate())
 }
 
 // show has the answers of the API show a member beyond the contract, or not.
@@ -256,8 +266,10 @@ func (c *Credential) show(member string, shown bool) {
 func (i *Issuer) refuseMore(by, before, after *Credential) error {
 	scopes, audiences := by.MayGrant(), i.Audiences(by)
 	problems := [...]string{beyondScopes, beyondAudiences, beyondClaims}
+	limits := []Limits{before.Limits, by.Limits}
 	oneself := by.ClientID == after.ClientID
 	if oneself {
+		limits = limits[:1]
 		scopes, audiences = nil, nil
 		problems = [...]string{beyondOneself, beyondOneself, beyondOneself}
 	}
@@ -270,6 +282,8 @@ func (i *Issuer) refuseMore(by, before, after *Credential) error {
 		return &GrantError{"grantable", problems[0]}
 	case i.lifetime(after) > max(i.lifetime(before), i.lifetime(by)):
 		return &GrantError{"tokenLifetime", beyondLifetime}
+	case after.beyond(limits...) != "":
+		return &GrantError{after.beyond(limits...), beyondLimit}
 	case oneself && outlives(after, before):
 		return &GrantError{"expires", beyondOneself}
 	case oneself && !bytes.Equal(after.Claims, before.Claims), !keepsClaims(by.Claims, before.Claims, after.Claims):

@@ -48,6 +48,7 @@ type Credential struct {
 	// TokenLifetime is how long its tokens live; zero for the configured time,
 	// which is also the most.
 	TokenLifetime time.Duration `json:"token_lifetime,omitempty"`
+	Limits
 	// Claims are a JSON object of claims that its tokens carry beside their own.
 	Claims json.RawMessage `json:"claims,omitempty"`
 	// Disabled credentials get no tokens until they are enabled again.
@@ -99,6 +100,7 @@ type Draft struct {
 	Grantable []string
 	// TokenLifetime is zero for the configured one.
 	TokenLifetime time.Duration
+	Limits
 	// Claims are what ParseClaims has returned, or nil.
 	Claims    json.RawMessage
 	Keys      *KeySet
@@ -137,6 +139,9 @@ func (d *Draft) validate(now time.Time) error {
 	}
 	if d.Keys != nil && d.KeysURL != "" {
 		return &InputError{"jwksUri", "does not go with jwks: give one of them"}
+	}
+	if err := d.Limits.validate(); err != nil {
+		return err
 	}
 	return validateAudiences(d.Audiences)
 }
@@ -254,6 +259,7 @@ func newCredential(d Draft, now time.Time, secret hashedSecret, clientID string)
 		Hashes:    []hashedSecret{secret},
 
 		TokenLifetime: d.TokenLifetime,
+		Limits:        d.Limits,
 		Claims:        d.Claims,
 	}
 }

@@ -262,7 +262,7 @@ func TestAChangeMovesACredentialInItsIndexes(t *testing.T) {
 	wantIndexed(t, st)
 
 	other, _, _ := clientWithToken(t, iss)
-	if _, err := iss.RevokeAll(t.Context(), "", Selection{Account: DefaultAccount}, other.ClientID); err != nil {
+	if _, err := iss.RevokeAll(t.Context(), "", Selection{Account: DefaultAccount}, other.ClientID, func(context.Context, *Credential) {}); err != nil {
 		t.Fatal(err)
 	}
 	wantIndexed(t, st)

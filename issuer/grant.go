@@ -20,6 +20,7 @@ const (
 	beyondScopes    = "holds what the caller may not grant: without a list of its own, that is what it has itself, less the rights to manage credentials and tokens"
 	beyondAudiences = "holds what the caller may not grant: it has to be among its own"
 	beyondLifetime  = "is longer than the caller's own"
+	beyondLimit     = "is more than the caller's own"
 	beyondClaims    = "has to hold those of the caller's own credential, as they are"
 	beyondOneself   = "would give the caller more than it has: nobody can do that for itself"
 )
@@ -93,6 +94,7 @@ func (i *Issuer) granted(creator *Credential, reach string, d Draft) (Draft, err
 	if d.TokenLifetime == 0 && creator.TokenLifetime != 0 {
 		d.TokenLifetime = i.lifetime(creator)
 	}
+	d.Limits = d.inherit(creator.Limits)
 	if d.Claims == nil {
 		d.Claims = creator.Claims
 	}
@@ -110,6 +112,8 @@ func (i *Issuer) granted(creator *Credential, reach string, d Draft) (Draft, err
 		return d, &GrantError{"grantable", beyondScopes}
 	case d.TokenLifetime > i.lifetime(creator) && d.TokenLifetime <= i.policy.TokenLifetime:
 		return d, &GrantError{"tokenLifetime", beyondLifetime}
+	case d.beyond(creator.Limits) != "":
+		return d, &GrantError{d.beyond(creator.Limits), beyondLimit}
 	case !keepsClaims(creator.Claims, creator.Claims, d.Claims):
 		return d, &GrantError{"claims", beyondClaims}
 	}

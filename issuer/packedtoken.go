@@ -21,7 +21,8 @@ const (
 	packedEnds       = 48
 	packedGroup      = 56
 	packedFlags      = 58
-	packedLengths    = 60 // of the texts, two bytes each
+	packedLimit      = 60 // requests a second, four bytes
+	packedLengths    = 64 // of the texts, two bytes each
 	packedTextsCount = 8
 	packedHead       = packedLengths + 2*packedTextsCount
 )
@@ -59,6 +60,7 @@ func (a *Access) pack(text string) packedToken {
 		binary.LittleEndian.PutUint64(p[number.at:], number.value)
 	}
 	binary.LittleEndian.PutUint16(p[packedGroup:], a.group)
+	binary.LittleEndian.PutUint32(p[packedLimit:], a.requestsPerSecond)
 	if a.ended {
 		p[packedFlags] |= flagEnded
 	}
@@ -82,6 +84,7 @@ func (p packedToken) unpack(a *Access) {
 	a.Token.notBefore = p.time(packedNotBefore)
 	a.ends = p.time(packedEnds)
 	a.group = uint16(p[packedGroup]) | uint16(p[packedGroup+1])<<8
+	a.requestsPerSecond = uint32(p[packedLimit]) | uint32(p[packedLimit+1])<<8 | uint32(p[packedLimit+2])<<16 | uint32(p[packedLimit+3])<<24
 	a.ended = p[packedFlags]&flagEnded != 0
 	a.Token.reissued = p[packedFlags]&flagReissued != 0
 	rest := string(p[packedHead+p.length(0):])

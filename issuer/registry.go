@@ -40,7 +40,8 @@ type registry struct {
 	// signatureChecks holds a place for each check that is under way.
 	signatureChecks chan struct{}
 
-	uses *uses
+	uses   *uses
+	limits *limiters
 
 	retention atomic.Int64 // how long ended credentials are kept after their last token; a time.Duration
 
@@ -117,6 +118,7 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 		signatureChecks: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 
 		uses:      newUses(),
+		limits:    newLimiters(),
 		used:      make(map[string]time.Time),
 		opened:    time.Now().Truncate(time.Second),
 		started:   time.Now(),

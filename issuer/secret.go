@@ -184,7 +184,7 @@ func (i *Issuer) addSecret(ctx context.Context, caller *Caller, account, clientI
 func (i *Issuer) mayActAs(by, c *Credential) bool {
 	grantable := by.MayGrant()
 	return HasAll(grantable, c.Scopes) && HasAll(grantable, c.MayGrant()) && HasAll(i.Audiences(by), i.Audiences(c)) &&
-		i.lifetime(c) <= i.lifetime(by) && keepsClaims(by.Claims, by.Claims, c.Claims)
+		i.lifetime(c) <= i.lifetime(by) && c.beyond(by.Limits) == "" && keepsClaims(by.Claims, by.Claims, c.Claims)
 }
 
 // rotate adds a secret, and has the others end after overlap.

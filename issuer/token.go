@@ -32,7 +32,8 @@ type IssuedToken struct {
 }
 
 // Issue authenticates the client and signs a token for it. It returns a
-// *TokenError where it refuses, and any other error where it cannot tell.
+// *TokenError where it refuses, a *LimitError where the client has to wait, and any
+// other error where it cannot tell.
 func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, error) {
 	now := time.Now()
 	c, err := i.authenticate(ctx, req.ClientAuthentication, now)
@@ -60,6 +61,9 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 		return nil, &TokenError{"invalid_scope", "the client may not have all of the requested scopes", "scope not allowed", c.ClientID}
 	case len(scopes) == 0:
 		scopes = c.Scopes
+	}
+	if err := i.limitToken(c.Credential); err != nil {
+		return nil, err
 	}
 
 	issuedAt := now.Truncate(time.Second)

@@ -316,8 +316,8 @@ func (r *registry) flushUsesUntilClosed() {
 	}
 }
 
-// LastUsedLag tells how far the stores that are open are behind.
-var LastUsedLag = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+// lastUsedLag tells how far the stores that are open are behind.
+var lastUsedLag = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 	Namespace: "caddy", Subsystem: "client_credentials", Name: "last_used_flush_lag_seconds",
 	Help: "For how long the last use of some credential was not written to the store: up to a minute, unless the store takes nothing.",
 }, func() float64 {

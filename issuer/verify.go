@@ -43,6 +43,8 @@ type Access struct {
 	// changes is how many of its group's were applied before all of this was read.
 	changes uint64
 	group   uint16
+	// requestsPerSecond is the credential's limit; 0 for none.
+	requestsPerSecond uint32
 
 	packed packedToken // all of this, as the cache has it
 	place  uint32      // where it has that; 0 for nowhere
@@ -139,6 +141,7 @@ func (a *Access) follow(c remembered) {
 	a.ends = c.Expires
 	a.ended = c.ended(&a.Token)
 	a.version, a.changes = c.Version, c.changes
+	a.requestsPerSecond = uint32(c.RequestsPerSecond) //nolint:gosec // G115: at most maxQuota
 }
 
 // refuse returns why a token of a good signature does not count now, or nil.
