@@ -291,7 +291,7 @@ func randomBytes(n int) []byte {
 // validClientID keeps client ids fit for the keys of the store, header fields,
 // URLs and logs.
 func validClientID(id string) bool {
-	if len(id) < 1 || len(id) > 128 {
+	if len(id) < 1 || len(id) > 128 || id == "." || id == ".." { // which clients of HTTP leave out of a path
 		return false
 	}
 	for i := range len(id) {
