@@ -75,7 +75,7 @@ func TestAServerOnAFullDiskGoesOnServing(t *testing.T) {
 			t.Errorf("a creation is answered %s %s", resp.Status, body)
 		}
 		out, err := s.Command("client-credentials", "create", "--address", s.Admin).CombinedOutput()
-		if err == nil || !strings.Contains(string(out), "507") || !strings.Contains(string(out), dir) || !strings.Contains(string(out), "make room") {
+		if err == nil || !strings.Contains(string(out), "the store is full") || !strings.Contains(string(out), dir) || !strings.Contains(string(out), "make room") {
 			t.Errorf("the command says %v %s", err, out)
 		}
 		wantStatus(t, s, s.Token(t, made[1]), http.StatusOK)

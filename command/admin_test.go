@@ -17,7 +17,10 @@ import (
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
-const adminPath = "/client-credentials"
+const (
+	adminPath       = "/client-credentials"
+	credentialsPath = adminPath + "/credentials"
+)
 
 // askAdmin sends a request to the admin endpoint and returns the answer with
 // its body.
@@ -42,7 +45,7 @@ func ask(t *testing.T, method, url, body string) (*http.Response, string) {
 func TestTheAdminEndpointCreatesListsAndRevokes(t *testing.T) {
 	s := testserver.New(t)
 	s.Run(t, testserver.Simple)
-	resp, body := askAdmin(t, s, "POST", adminPath, `{"name":"ops","account":"team-7","scopes":["b","a"],"expires":"2099-06-21T02:30:00+02:30"}`)
+	resp, body := askAdmin(t, s, "POST", credentialsPath, `{"name":"ops","account":"team-7","scopes":["b","a"],"expires":"2099-06-21T02:30:00+02:30"}`)
 	if resp.StatusCode != http.StatusCreated || resp.Header.Get("Content-Type") != "application/json" || !createdForm.MatchString(body+"\n") {
 		t.Fatalf("%s %v %s", resp.Status, resp.Header, body)
 	}
@@ -54,16 +57,16 @@ func TestTheAdminEndpointCreatesListsAndRevokes(t *testing.T) {
 	token := s.Token(t, c)
 	wantStatus(t, s, token, 200)
 
-	resp, body = askAdmin(t, s, "GET", adminPath, "")
+	resp, body = askAdmin(t, s, "GET", credentialsPath, "")
 	want := fmt.Sprintf(`"clientId":%q,"name":"ops","secret":null,"expires":"2099-06-21T00:00:00.000Z"`, c.ClientID)
-	if resp.StatusCode != http.StatusOK || !strings.Contains(body, want) || !strings.Contains(body, `"account":"team-7","scopes":["a","b"],"lastUsed":"2`) {
+	if resp.StatusCode != http.StatusOK || !strings.Contains(body, want) || !strings.Contains(body, `"account":"team-7","scopes":["a","b"],"status":"active","lastUsed":"2`) {
 		t.Errorf("%s %s", resp.Status, body)
 	}
-	if resp, body := askAdmin(t, s, "DELETE", adminPath+"/"+c.ClientID, ""); resp.StatusCode != http.StatusNoContent || body != "" {
+	if resp, body := askAdmin(t, s, "DELETE", credentialsPath+"/"+c.ClientID, ""); resp.StatusCode != http.StatusNoContent || body != "" {
 		t.Errorf("%s %s", resp.Status, body)
 	}
 	wantStatus(t, s, token, 401)
-	_, body = askAdmin(t, s, "POST", adminPath, `{"scopes":["client-credentials:write"],"grantable":["a"]}`)
+	_, body = askAdmin(t, s, "POST", credentialsPath, `{"scopes":["client-credentials:write"],"grantable":["a"]}`)
 	unmarshal(t, body, &c)
 	giver := append(testserver.Bearer(s.Token(t, c)), "Content-Type", "application/json")
 	for scope, want := range map[string]int{"a": http.StatusCreated, "b": http.StatusForbidden} {
@@ -72,7 +75,7 @@ func TestTheAdminEndpointCreatesListsAndRevokes(t *testing.T) {
 		}
 	}
 	for _, body := range []string{`{}`, `{"name":null,"expires":null,"account":null,"scopes":null}`, `{"account":"","scopes":[]}`} {
-		if resp, text := askAdmin(t, s, "POST", adminPath, body); resp.StatusCode != http.StatusCreated {
+		if resp, text := askAdmin(t, s, "POST", credentialsPath, body); resp.StatusCode != http.StatusCreated {
 			t.Errorf("%s: %s %s", body, resp.Status, text)
 		}
 	}
@@ -82,33 +85,40 @@ func TestTheAdminEndpointAnswersWithTheRightStatus(t *testing.T) {
 	s := testserver.New(t)
 	s.Run(t, testserver.Simple)
 	c := s.CreateWith(t)
-	one := adminPath + "/" + c.ClientID
+	one := credentialsPath + "/" + c.ClientID
 	for _, ask := range []struct {
 		method, path, body string
 		status             int
 		allow              string
 	}{
-		{"GET", adminPath, "", 200, ""},
-		{"PUT", adminPath, "{}", 405, "GET, POST"},
-		{"PATCH", adminPath, "{}", 405, "GET, POST"},
-		{"DELETE", adminPath, "", 405, "GET, POST"},
+		{"GET", credentialsPath, "", 200, ""},
+		{"PUT", credentialsPath, "{}", 405, "DELETE, GET, POST"},
+		{"PATCH", credentialsPath, "{}", 405, "DELETE, GET, POST"},
+		{"DELETE", credentialsPath, "", 400, ""},
+		{"DELETE", credentialsPath + "?account=a&createdBy=b", "", 400, ""},
 		{"GET", adminPath + "/check-token", "", 405, "POST"},
 		{"POST", adminPath + "/check-token", "{}", 400, ""},
 		{"POST", adminPath + "/check-token", "x", 400, ""},
 		{"POST", adminPath + "/check-token", `{"token":"x"}`, 200, ""},
-		{"GET", one, "", 405, "DELETE"},
-		{"POST", one, "{}", 405, "DELETE"},
-		{"PUT", one, "{}", 405, "DELETE"},
-		{"DELETE", adminPath + "/", "", 404, ""},
-		{"DELETE", adminPath + "/" + strings.Repeat("0", 32), "", 404, ""},
-		{"DELETE", adminPath + "/" + strings.ToUpper(c.ClientID), "", 404, ""},
-		{"DELETE", one + "/", "", 404, ""},
-		{"DELETE", one + "/x", "", 404, ""},
-		{"DELETE", adminPath + "/..%2F..%2Fload", "", 404, ""},
-		{"DELETE", adminPath + "/%00", "", 404, ""},
-		{"POST", adminPath, `{"name":"` + strings.Repeat("a", 64<<10) + `"}`, 413, ""},
-		{"POST", adminPath, `{}` + strings.Repeat(" ", 64<<10-2), 201, ""},
-		{"POST", adminPath, `{}` + strings.Repeat(" ", 64<<10-1), 413, ""},
+		{"GET", one, "", 200, ""},
+		{"PATCH", one, "{}", 200, ""},
+		{"PATCH", one, `{"account":"b"}`, 400, ""},
+		{"POST", one, "{}", 405, "DELETE, GET, PATCH"},
+		{"PUT", one, "{}", 405, "DELETE, GET, PATCH"},
+		{"GET", one + "/secrets", "", 200, ""},
+		{"DELETE", one + "/secrets", "", 405, "GET, POST"},
+		{"POST", one + "/secrets", `{"overlaps":"0s"}`, 400, ""},
+		{"DELETE", one + "/secrets/0011223344556677", "", 404, ""},
+		{"GET", one + "/secrets/0011223344556677", "", 405, "DELETE"},
+		{"DELETE", credentialsPath + "/" + strings.Repeat("0", 32), "", 404, ""},
+		{"DELETE", credentialsPath + "/" + strings.ToUpper(c.ClientID), "", 404, ""},
+		{"DELETE", one + "%2F", "", 404, ""},
+		{"DELETE", one + "%2Fsecrets", "", 404, ""},
+		{"DELETE", credentialsPath + "/..%2F..%2Fload", "", 404, ""},
+		{"DELETE", credentialsPath + "/%00", "", 404, ""},
+		{"POST", credentialsPath, `{"name":"` + strings.Repeat("a", 64<<10) + `"}`, 413, ""},
+		{"POST", credentialsPath, `{}` + strings.Repeat(" ", 64<<10-2), 201, ""},
+		{"POST", credentialsPath, `{}` + strings.Repeat(" ", 64<<10-1), 413, ""},
 	} {
 		resp, body := askAdmin(t, s, ask.method, ask.path, ask.body)
 		if resp.StatusCode != ask.status || resp.Header.Get("Allow") != ask.allow {
@@ -177,7 +187,7 @@ func TestTheAdminEndpointNamesWhatIsWrongAndRepeatsNothing(t *testing.T) {
 		`{"scopes":["` + mark + strings.Repeat("a", 256) + `"]}`:       "scopes",
 		`{"name":"` + mark + `","expires":"` + mark + `","scopes":[]}`: "expires",
 	} {
-		resp, answer := askAdmin(t, s, "POST", adminPath, body)
+		resp, answer := askAdmin(t, s, "POST", credentialsPath, body)
 		if message := wantAdminError(t, resp, answer); resp.StatusCode != http.StatusBadRequest || !strings.Contains(message, field) {
 			t.Errorf("%.60s: %s %q, want 400 and %s", body, resp.Status, message, field)
 		}
@@ -188,7 +198,7 @@ func TestTheAdminEndpointNamesWhatIsWrongAndRepeatsNothing(t *testing.T) {
 	if strings.Contains(s.Log(t), mark) {
 		t.Error("the log repeats what was sent")
 	}
-	if _, body := askAdmin(t, s, "GET", adminPath, ""); body != "[]" {
+	if _, body := askAdmin(t, s, "GET", credentialsPath, ""); body != "[]" {
 		t.Errorf("created: %s", body)
 	}
 }
@@ -207,7 +217,7 @@ func TestTheAdminEndpointAnswersItsOwnHostOnly(t *testing.T) {
 				if !refused && method != "GET" {
 					continue
 				}
-				r := httptest.NewRequestWithContext(t.Context(), method, adminPath+"/"+c.ClientID, strings.NewReader("{}"))
+				r := httptest.NewRequestWithContext(t.Context(), method, credentialsPath+"/"+c.ClientID, strings.NewReader("{}"))
 				r.RemoteAddr = peer
 				err := route.Handler.ServeHTTP(httptest.NewRecorder(), r)
 				var answer caddy.APIError

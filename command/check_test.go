@@ -52,11 +52,11 @@ func TestCheckTokenSaysWhetherAndWhyNot(t *testing.T) {
 		switch {
 		case test.reason == "" && (r.code != 0 || !strings.HasPrefix(r.stdout, "accepted\n")):
 			t.Errorf("%s: exit code %d, %s%s", test.name, r.code, r.stdout, r.stderr)
-		case test.reason != "" && (r.code != 1 || r.stdout != "" || !strings.Contains(r.stderr, "would be refused: "+test.reason)):
+		case test.reason != "" && (r.code != 4 || r.stdout != "" || !strings.Contains(r.stderr, "would be refused: "+test.reason)):
 			t.Errorf("%s: exit code %d, %s%s, want %q", test.name, r.code, r.stdout, r.stderr, test.reason)
 		}
 	}
-	if r := check(t, s, " \n"); r.code != 1 || !strings.Contains(r.stderr, "no token on standard input") {
+	if r := check(t, s, " \n"); r.code != 2 || !strings.Contains(r.stderr, "no token on standard input") {
 		t.Errorf("without a token: exit code %d, %s", r.code, r.stderr)
 	}
 }
@@ -76,7 +76,7 @@ func TestCheckTokenAnswersInJSON(t *testing.T) {
 		t.Errorf("exit code %d, %s", r.code, r.stdout)
 	}
 	r = check(t, s, "x.y.z", "--json")
-	if r.code != 1 || r.stdout != `{"accepted":false,"reason":"not a compact JWS"}`+"\n" {
+	if r.code != 4 || r.stdout != `{"accepted":false,"reason":"not a compact JWS"}`+"\n" {
 		t.Errorf("exit code %d, %s", r.code, r.stdout)
 	}
 }

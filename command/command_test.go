@@ -48,8 +48,22 @@ func succeed(t *testing.T, s *testserver.Server, args ...string) string {
 // fail runs a command that must fail, and say all of what is wanted.
 func fail(t *testing.T, s *testserver.Server, args []string, want ...string) {
 	t.Helper()
+	failed(t, run(t, s, args...), args, want)
+}
+
+// failWith is fail with that exit code.
+func failWith(t *testing.T, s *testserver.Server, code int, args []string, want ...string) {
+	t.Helper()
 	r := run(t, s, args...)
-	if r.code != 1 || r.stdout != "" {
+	if r.code != code {
+		t.Errorf("%q: exit code %d, want %d", args, r.code, code)
+	}
+	failed(t, r, args, want)
+}
+
+func failed(t *testing.T, r result, args, want []string) {
+	t.Helper()
+	if r.code == 0 || r.stdout != "" {
 		t.Errorf("%q: exit code %d, standard output %q", args, r.code, r.stdout)
 	}
 	for _, text := range want {
@@ -259,7 +273,7 @@ func TestWrongUsageFails(t *testing.T) {
 		{"create", "--names", "ops"},
 		{"create", "--name"},
 		{"list", "all"},
-		{"list", "--account", "a"},
+		{"list", "--accounts", "a"},
 		{"revoke"},
 		{"revoke", strings.Repeat("0", 32), strings.Repeat("1", 32)},
 		{"revoke", "--all"},
@@ -280,13 +294,13 @@ func TestListShowsATable(t *testing.T) {
 	plain := create(t, s)
 	out := succeed(t, s, "list")
 	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
-	if len(lines) != 3 || strings.Join(strings.Fields(lines[0]), " ") != "CLIENT ID NAME ACCOUNT SCOPES CREATED EXPIRES" {
+	if len(lines) != 3 || strings.Join(strings.Fields(lines[0]), " ") != "CLIENT ID NAME ACCOUNT STATUS SCOPES CREATED EXPIRES" {
 		t.Fatalf("standard output: %q", out)
 	}
 	const created = `\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z`
 	for id, row := range map[string]string{
-		named.ClientID: `ops +team-7 +a b +` + created + ` +2099-06-21T00:00:00\.000Z`,
-		plain.ClientID: `- +default +` + created + ` +-`,
+		named.ClientID: `ops +team-7 +active +a b +` + created + ` +2099-06-21T00:00:00\.000Z`,
+		plain.ClientID: `- +default +active +` + created + ` +-`,
 	} {
 		if !regexp.MustCompile(`(?m)^` + id + ` +` + row + `$`).MatchString(out) {
 			t.Errorf("no row %s in %q", row, out)
@@ -304,7 +318,7 @@ func TestListWithJSONIsAnArrayWithoutSecrets(t *testing.T) {
 	}
 	create(t, s, "--name", "ops", "--scope", "a")
 	form := regexp.MustCompile(`^\[\{"credentialId":"[0-9a-f-]{36}","clientId":"[0-9a-f]{32}","name":"ops","secret":null,` +
-		`"expires":null,"created":"[^"]{24}","account":"default","scopes":\["a"\]\}\]\n$`)
+		`"expires":null,"created":"[^"]{24}","account":"default","scopes":\["a"\],"status":"active"\}\]\n$`)
 	if out := succeed(t, s, "list", "--json"); !form.MatchString(out) {
 		t.Errorf("of one: %q", out)
 	}
@@ -433,6 +447,25 @@ func TestAConfigurationThatCannotBeReadIsNamed(t *testing.T) {
 		fail(t, s, append(mode, "--config", "broken.json"))
 		fail(t, s, append(mode, "--config", "Caddyfile", "--adapter", "nginx"), "nginx")
 	}
+}
+
+func TestTheExitCodeSaysWhy(t *testing.T) {
+	s := simple(t)
+	for _, mode := range []string{"--address=" + s.Admin, "--offline"} {
+		if mode == "--offline" {
+			s = testserver.New(t)
+			s.WriteCaddyfile(t, testserver.Simple)
+		}
+		failWith(t, s, 2, []string{mode, "creat"}, "creat")
+		failWith(t, s, 2, []string{mode, "create", "--names", "ops"}, "--names")
+		failWith(t, s, 2, []string{mode, "create", "--scope", "a b"}, "scopes")
+		failWith(t, s, 2, []string{mode, "revoke", ""}, "empty")
+		failWith(t, s, 3, []string{mode, "revoke", ".."}, "no such credential")
+		failWith(t, s, 3, []string{mode, "revoke-key", "none"}, "")
+	}
+	s = testserver.New(t)
+	failWith(t, s, 1, []string{"list", "--address", s.Admin}, "no Caddy answers")
+	failWith(t, s, 2, []string{"list", "--offline"}, "--config")
 }
 
 func TestHelpMentionsEveryFlag(t *testing.T) {

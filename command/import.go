@@ -156,7 +156,11 @@ func (s server) exportLines(w io.Writer) error {
 }
 
 func (o offline) importLines(lines io.Reader, try bool, report func(handler.ImportedLine) error) error {
-	return handler.ImportLines(context.Background(), o.issuer, lines, try, func(line handler.ImportedLine) error {
+	iss, err := o.app.Open()
+	if err != nil {
+		return err
+	}
+	return handler.ImportLines(context.Background(), iss, lines, try, func(line handler.ImportedLine) error {
 		if line.Error == "" && !try {
 			record(o.app, issuer.Change{Action: issuer.CredentialImported, ClientID: line.ClientID})
 		}
@@ -165,5 +169,9 @@ func (o offline) importLines(lines io.Reader, try bool, report func(handler.Impo
 }
 
 func (o offline) exportLines(w io.Writer) error {
-	return handler.ExportLines(context.Background(), o.issuer, w)
+	iss, err := o.app.Open()
+	if err != nil {
+		return err
+	}
+	return handler.ExportLines(context.Background(), iss, w)
 }

@@ -1,14 +1,11 @@
 package command
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -29,7 +26,7 @@ func keysCommand() *cobra.Command {
 	}
 	cmd.Flags().Bool("json", false, "Print a JSON array")
 	run(cmd, func(cmd *cobra.Command, m manager, _ []string) error {
-		keys, err := m.keys()
+		keys, err := ask(m, http.MethodGet, handler.AdminKeysPath, nil)
 		if err != nil {
 			return err
 		}
@@ -44,8 +41,15 @@ func rotateKeyCommand() *cobra.Command {
 		Short: "Publishes a new signing key, which signs as soon as everybody may know it",
 		Args:  cobra.NoArgs,
 	}
-	run(cmd, func(cmd *cobra.Command, m manager, _ []string) error {
-		text, err := m.rotateKey()
+	runPlain(cmd, func(cmd *cobra.Command, fl caddycmd.Flags, _ []string) error {
+		if fl.Bool("offline") {
+			return misused("a key has to be published for a while before it signs, so this needs a running server")
+		}
+		s, err := findServer(fl)
+		if err != nil {
+			return err
+		}
+		text, err := ask(s, http.MethodPost, handler.AdminKeysPath, nil)
 		if err != nil {
 			return err
 		}
@@ -66,7 +70,7 @@ func revokeKeyCommand() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 	}
 	run(cmd, func(cmd *cobra.Command, m manager, args []string) error {
-		if err := m.revokeKey(args[0]); err != nil {
+		if _, err := ask(m, http.MethodDelete, handler.AdminKeysPath+"/"+segment(args[0]), nil); err != nil {
 			return err
 		}
 		_, err := fmt.Fprintln(cmd.OutOrStdout(), "revoked", args[0])
@@ -102,7 +106,7 @@ key of then: keep it by export-key, or make a new backup. For example:
 				return fmt.Errorf("%s is empty: make a key with: openssl rand -base64 32", file)
 			}
 		}
-		if err := m.rewrap(to); err != nil {
+		if _, err := ask(m, http.MethodPost, handler.AdminMasterKeyPath, to); err != nil {
 			return err
 		}
 		if to.Key == "" {
@@ -143,7 +147,7 @@ may hold it, and prints the credentials that need to be created anew.`,
 		if err != nil {
 			return err
 		}
-		return printList(cmd.OutOrStdout(), list, false)
+		return printList(cmd.OutOrStdout(), list)
 	})
 	return cmd
 }
@@ -171,53 +175,4 @@ func printKeys(w io.Writer, list []byte, asJSON bool) error {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", key.ID, key.Algorithm, key.Phase, key.Created.Format(time.RFC3339), changes)
 	}
 	return table.Flush()
-}
-
-func (s server) keys() ([]byte, error) { return s.request(http.MethodGet, handler.AdminKeysPath, nil) }
-
-func (s server) rotateKey() ([]byte, error) {
-	return s.request(http.MethodPost, handler.AdminKeysPath, nil)
-}
-
-func (s server) revokeKey(id string) error {
-	_, err := s.request(http.MethodDelete, handler.AdminKeysPath+"/"+url.PathEscape(id), nil)
-	return err
-}
-
-func (s server) rewrap(to handler.NewMasterKey) error {
-	body, err := json.Marshal(to)
-	if err != nil {
-		return err
-	}
-	_, err = s.request(http.MethodPost, handler.AdminMasterKeyPath, bytes.NewReader(body))
-	return err
-}
-
-func (o offline) keys() ([]byte, error) {
-	keys, err := o.issuer.Keys(context.Background())
-	if err != nil {
-		return nil, err
-	}
-	return json.Marshal(keys)
-}
-
-// rotateKey does nothing: a key is published by a server.
-func (o offline) rotateKey() ([]byte, error) {
-	return nil, errors.New("a key has to be published for a while before it signs, so this needs a running server")
-}
-
-func (o offline) revokeKey(id string) error {
-	if err := o.issuer.RevokeKey(context.Background(), id); err != nil {
-		return err
-	}
-	record(o.app, issuer.Change{Action: issuer.SigningKeyRevoked, KeyID: id})
-	return nil
-}
-
-func (o offline) rewrap(to handler.NewMasterKey) error {
-	if err := o.app.Rewrap(context.Background(), to.Key); err != nil {
-		return err
-	}
-	record(o.app, issuer.Change{Action: issuer.MasterKeyReplaced})
-	return nil
 }

@@ -1,10 +1,12 @@
 package command
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,30 +19,24 @@ import (
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
-// offline works on the store itself.
-type offline struct {
-	app    *issuer.App
-	issuer *issuer.Issuer
-}
+// offline answers from the store itself.
+type offline struct{ app *issuer.App }
 
-// openOffline opens the store of a configuration, of which nothing else is run.
+// openOffline has the app of a configuration, of which nothing else is run, open
+// its store when it is asked.
 func openOffline(config, adapter string) (manager, func(), error) {
 	app, err := offlineApp(config, adapter, nil)
 	if err != nil {
 		return nil, nil, err
 	}
-	iss, err := app.Open()
-	if err != nil {
-		return nil, nil, err
-	}
-	return offline{app, iss}, func() { _ = app.Cleanup() }, nil
+	return offline{app}, func() { _ = app.Cleanup() }, nil
 }
 
 // configuredApp loads the app whose store, or master key, is meant.
 func configuredApp(fl caddycmd.Flags) (*issuer.App, error) {
 	config := configFile(fl, true)
 	if config == "" {
-		return nil, errors.New("name the configuration by --config: it says which store is meant")
+		return nil, misused("name the configuration by --config: it says which store is meant")
 	}
 	return offlineApp(config, fl.String("adapter"), nil)
 }
@@ -90,7 +86,7 @@ func offlineApp(config, adapter string, store json.RawMessage) (*issuer.App, err
 // changed its signature between minor versions, and broken plugins that way.
 func readConfig(file, adapter string) ([]byte, error) {
 	if file == "" {
-		return nil, errors.New("--offline needs --config, to know which store is meant")
+		return nil, misused("--offline needs --config, to know which store is meant")
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -112,43 +108,23 @@ func readConfig(file, adapter string) ([]byte, error) {
 	return adapted, err
 }
 
-func (o offline) create(draft handler.AdminDraft) ([]byte, error) {
-	body, err := json.Marshal(draft)
+// request has the API answer as the admin endpoint would.
+func (o offline) request(method, path string, body []byte) ([]byte, error) {
+	r, err := http.NewRequestWithContext(context.Background(), method, path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	parsed, err := handler.ParseAdminDraft(body) // the same checks as online
-	if err != nil {
-		return nil, err
+	mux := http.NewServeMux()
+	var failed error
+	for _, route := range handler.OfflineAdmin(o.app).Routes() {
+		mux.HandleFunc(route.Pattern, func(w http.ResponseWriter, r *http.Request) { failed = route.Handler.ServeHTTP(w, r) })
 	}
-	c, secret, err := o.issuer.Create(context.Background(), parsed)
-	if err != nil {
-		return nil, err
+	var answer answer
+	mux.ServeHTTP(&answer, r)
+	if refused, ok := errors.AsType[caddy.APIError](failed); ok {
+		return nil, &failure{exitCode(refused.HTTPStatus), refused.Err}
 	}
-	record(o.app, issuer.Change{
-		Action: issuer.CredentialCreated, ClientID: c.ClientID, Account: c.Account, Scope: strings.Join(c.Scopes, " "),
-	})
-	return handler.CreatedDocument(c, secret), nil
-}
-
-func (o offline) list() ([]byte, error) {
-	credentials, err := o.issuer.List(context.Background(), "")
-	if err != nil {
-		return nil, err
-	}
-	lastUsed, err := o.issuer.LastUses(context.Background(), credentials)
-	if err != nil {
-		return nil, err
-	}
-	return json.Marshal(handler.AdminList(credentials, lastUsed))
-}
-
-func (o offline) revoke(clientID string) error {
-	if err := o.issuer.Revoke(context.Background(), "", clientID); err != nil {
-		return err
-	}
-	record(o.app, issuer.Change{Action: issuer.CredentialRevoked, ClientID: clientID})
-	return nil
+	return answer.body, failed
 }
 
 // record writes a change into the audit log, which is standard error here: the
@@ -158,10 +134,22 @@ func record(app *issuer.App, c issuer.Change) {
 	app.Record(context.Background(), c)
 }
 
-func (o offline) check(check handler.TokenCheck) ([]byte, error) {
-	verdict, err := handler.NewTokenVerdict(o.issuer.Check(context.Background(), check.Token, check.Audience, check.Scopes))
-	if err != nil {
-		return nil, err
+// answer keeps the body of an answer.
+type answer struct {
+	header http.Header
+	body   []byte
+}
+
+func (a *answer) Header() http.Header {
+	if a.header == nil {
+		a.header = make(http.Header)
 	}
-	return json.Marshal(verdict)
+	return a.header
+}
+
+func (a *answer) WriteHeader(int) {}
+
+func (a *answer) Write(p []byte) (int, error) {
+	a.body = append(a.body, p...)
+	return len(p), nil
 }

@@ -27,7 +27,7 @@ func (a AdminAPI) serveBackup(w http.ResponseWriter, r *http.Request) error {
 	header.Set("Cache-Control", "no-store")
 	stream := &backupStream{w: w, control: http.NewResponseController(w)}
 	err = iss.WriteBackup(r.Context(), stream)
-	log := adminLog().With(zap.Int64("bytes", stream.written), zap.String("remote", r.RemoteAddr))
+	log := a.log(r).With(zap.Int64("bytes", stream.written))
 	if err == nil {
 		log.Info("backup made")
 		return nil

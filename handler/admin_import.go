@@ -312,7 +312,7 @@ func (a AdminAPI) serveImport(w http.ResponseWriter, r *http.Request) error {
 	encoder, ctx := json.NewEncoder(w), r.Context()
 	return ImportLines(ctx, iss, r.Body, try, func(line ImportedLine) error {
 		if line.Error == "" && !try {
-			iss.Record(ctx, byCommand(issuer.Change{Action: issuer.CredentialImported, ClientID: line.ClientID}))
+			iss.Record(ctx, a.byCommand(issuer.Change{Action: issuer.CredentialImported, ClientID: line.ClientID}))
 		}
 		if err := encoder.Encode(line); err != nil {
 			return err

@@ -3,9 +3,6 @@ package handler
 import (
 	"encoding/json"
 	"net/http"
-	"strings"
-
-	"go.uber.org/zap"
 
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
@@ -34,7 +31,7 @@ func (a AdminAPI) serveKeys(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return adminError(err)
 		}
-		adminLog().Info("signing keys listed", zap.String("remote", r.RemoteAddr))
+		a.log(r).Info("signing keys listed")
 		writeBody(w, http.StatusOK, "application/json", marshal(keys))
 	case http.MethodPost:
 		key, made, err := iss.RotateKey(r.Context())
@@ -42,7 +39,7 @@ func (a AdminAPI) serveKeys(w http.ResponseWriter, r *http.Request) error {
 			return adminError(err)
 		}
 		if made {
-			iss.Record(r.Context(), byCommand(issuer.Change{Action: issuer.SigningKeyCreated, KeyID: key.ID}))
+			iss.Record(r.Context(), a.byCommand(issuer.Change{Action: issuer.SigningKeyCreated, KeyID: key.ID}))
 		}
 		writeBody(w, http.StatusCreated, "application/json", marshal(key))
 	default:
@@ -59,11 +56,11 @@ func (a AdminAPI) serveKey(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodDelete {
 		return adminMethodNotAllowed(w, http.MethodDelete)
 	}
-	id := strings.TrimPrefix(r.URL.Path, AdminKeysPath+"/")
+	id := r.PathValue("kid")
 	if err := iss.RevokeKey(r.Context(), id); err != nil {
 		return adminError(err)
 	}
-	iss.Record(r.Context(), byCommand(issuer.Change{Action: issuer.SigningKeyRevoked, KeyID: id}))
+	iss.Record(r.Context(), a.byCommand(issuer.Change{Action: issuer.SigningKeyRevoked, KeyID: id}))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -87,7 +84,7 @@ func (a AdminAPI) serveMasterKey(w http.ResponseWriter, r *http.Request) error {
 	if err := app.Rewrap(r.Context(), to.Key); err != nil {
 		return adminError(err)
 	}
-	app.Record(r.Context(), byCommand(issuer.Change{Action: issuer.MasterKeyReplaced}))
+	app.Record(r.Context(), a.byCommand(issuer.Change{Action: issuer.MasterKeyReplaced}))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

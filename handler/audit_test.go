@@ -85,8 +85,8 @@ func TestEveryChangeIsInTheAuditLogOnce(t *testing.T) {
 	for range 2 {
 		s.Do(t, "DELETE", credentialsPath+"/"+made.ClientID, "", management...)
 	}
-	other := fmt.Sprint(admin("POST", "/client-credentials", `{"account":"other","scopes":["x"]}`)["clientId"])
-	admin("DELETE", "/client-credentials/"+other, "")
+	other := fmt.Sprint(admin("POST", "/client-credentials/credentials", `{"account":"other","scopes":["x"]}`)["clientId"])
+	admin("DELETE", "/client-credentials/credentials/"+other, "")
 	next := fmt.Sprint(admin("POST", "/client-credentials/keys", "")["kid"])
 	admin("POST", "/client-credentials/keys", "") // the same
 	first := fmt.Sprint(decode(t, token, 0)["kid"])

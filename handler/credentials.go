@@ -306,6 +306,11 @@ func parseQueryTime(name, value string) (time.Time, error) {
 	return t, nil
 }
 
+// revokedDocument says how many credentials were revoked.
+type revokedDocument struct {
+	Revoked int `json:"revoked"`
+}
+
 // revokeAll revokes what the query selects, but for the caller itself.
 func (c *ClientCredentials) revokeAll(w http.ResponseWriter, r *http.Request, by issuer.Caller) {
 	selection, err := parseSelection(r.URL.RawQuery)
@@ -329,9 +334,7 @@ func (c *ClientCredentials) revokeAll(w http.ResponseWriter, r *http.Request, by
 	case err != nil:
 		c.fail(w, "revoking credentials", err)
 	default:
-		writeJSON(w, r, http.StatusOK, struct {
-			Revoked int `json:"revoked"`
-		}{revoked})
+		writeJSON(w, r, http.StatusOK, revokedDocument{revoked})
 	}
 }
 

@@ -27,6 +27,22 @@ type secretDocument struct {
 	LastUsed *timestamp `json:"lastUsed"`
 }
 
+func secretDocuments(c *issuer.Credential, use issuer.Use) []secretDocument {
+	documents := []secretDocument{}
+	for _, s := range c.Secrets(time.Now()) {
+		d := secretDocument{ID: s.ID, Created: timestamp(s.Created), Expires: timestampOrNull(s.Expires), LastUsed: timestampOrNull(use.Secret(s.ID))}
+		if s.Hint != "" {
+			d.Hint = &s.Hint
+		}
+		documents = append(documents, d)
+	}
+	return documents
+}
+
+func showOnce(s issuer.Secret, secret string) newSecretDocument {
+	return newSecretDocument{s.ID, secret, timestamp(s.Created), timestampOrNull(s.Expires)}
+}
+
 // serveSecrets is the secrets of a credential: GET lists them, POST adds one.
 func (c *ClientCredentials) serveSecrets(w http.ResponseWriter, r *http.Request, clientID string) {
 	switch r.Method {
@@ -80,15 +96,7 @@ func (c *ClientCredentials) listSecrets(w http.ResponseWriter, r *http.Request, 
 		c.refuseChange(w, r, "listing secrets", err)
 		return
 	}
-	documents := []secretDocument{}
-	for _, s := range credential.Secrets(time.Now()) {
-		d := secretDocument{ID: s.ID, Created: timestamp(s.Created), Expires: timestampOrNull(s.Expires), LastUsed: timestampOrNull(use.Secret(s.ID))}
-		if s.Hint != "" {
-			d.Hint = &s.Hint
-		}
-		documents = append(documents, d)
-	}
-	writeJSON(w, r, http.StatusOK, documents)
+	writeJSON(w, r, http.StatusOK, secretDocuments(credential, use))
 }
 
 func (c *ClientCredentials) addSecret(w http.ResponseWriter, r *http.Request, by issuer.Caller, clientID string) {
@@ -97,8 +105,8 @@ func (c *ClientCredentials) addSecret(w http.ResponseWriter, r *http.Request, by
 		unsupportedMediaType(w)
 		return
 	}
-	overlap := issuer.DefaultOverlap
-	if err == nil && len(body) > 0 {
+	var overlap time.Duration
+	if err == nil {
 		overlap, err = parseRotation(body)
 	}
 	if err != nil {
@@ -119,12 +127,16 @@ func (c *ClientCredentials) addSecret(w http.ResponseWriter, r *http.Request, by
 	}
 	iss.Record(r.Context(), changedBy(by, r, issuer.Change{Action: issuer.SecretRotated, ClientID: clientID, SecretID: added.ID}))
 	w.Header().Set("Location", collectionPath(r)+"/"+added.ID)
-	writeJSON(w, r, http.StatusCreated, newSecretDocument{added.ID, secret, timestamp(added.Created), timestampOrNull(added.Expires)})
+	writeJSON(w, r, http.StatusCreated, showOnce(added, secret))
 }
 
-// parseRotation reads the body that asks for another secret. What it does not
-// know is an error: a leaked secret would live on where overlap is misspelt.
+// parseRotation reads the body, if there is one, that asks for another secret.
+// What it does not know is an error: a leaked secret would live on where overlap
+// is misspelt.
 func parseRotation(body []byte) (time.Duration, error) {
+	if len(body) == 0 {
+		return issuer.DefaultOverlap, nil
+	}
 	members, err := strictjson.Object(body)
 	if err != nil {
 		return 0, &issuer.InputError{Field: "the body", Problem: "is not one JSON object: " + err.Error()}

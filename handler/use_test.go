@@ -55,7 +55,7 @@ func TestTheLastUseIsShownWithTheSecretAndChangesNothingElse(t *testing.T) {
 		t.Errorf("after a restart %s, before %s", again, used)
 	}
 
-	if resp, err = http.Get(fmt.Sprintf("http://%s/client-credentials", s.Admin)); err != nil {
+	if resp, err = http.Get(fmt.Sprintf("http://%s/client-credentials/credentials", s.Admin)); err != nil {
 		t.Fatal(err)
 	}
 	type shown struct {
