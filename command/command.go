@@ -21,10 +21,10 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "client-credentials",
-		Usage: "<create|list|revoke|check-token|keys|rotate-key|revoke-key|rewrap|replace-lost-master-key|export-key|import-key|backup|verify|restore|copy|import|export|hash-secret|accept-loss>",
+		Usage: "<create|list|show|update|disable|enable|revoke|rotate-secret|secrets|delete-secret|check-token|keys|rotate-key|revoke-key|rewrap|replace-lost-master-key|export-key|import-key|backup|verify|restore|copy|import|export|hash-secret|accept-loss>",
 		Short: "Manages the credentials of machine clients",
 		Long: `
-Creates, lists and revokes the credentials that the client_credentials app
+Creates, changes and revokes the credentials that the client_credentials app
 keeps, and says why a token is refused. The first one of a new server is made
 here, for example:
 
@@ -38,13 +38,14 @@ mend it, do so always: restore, copy, export-key, import-key and accept-loss.
 
 They end with status 0 where all was done; 1 where it failed; 2 where a flag or a
 value is wrong; 3 where there is no such credential, secret or key; and 4 where it
-is refused: as things are.`,
+is refused: as things are, or because it was not confirmed.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.PersistentFlags().String("address", "", "Address of the administration API listener (if --config is not used)")
 			cmd.PersistentFlags().StringP("config", "c", "", "Configuration file (default: the Caddyfile in this directory, if there is one)")
 			cmd.PersistentFlags().StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
 			cmd.PersistentFlags().Bool("offline", false, "Open the store itself; no server may hold it")
-			cmd.AddCommand(createCommand(), listCommand(), revokeCommand(), checkCommand(),
+			cmd.AddCommand(createCommand(), listCommand(), showCommand(), updateCommand(), enabledCommand("disable", false), enabledCommand("enable", true),
+				revokeCommand(), rotateSecretCommand(), secretsCommand(), deleteSecretCommand(), checkCommand(),
 				keysCommand(), rotateKeyCommand(), revokeKeyCommand(), rewrapCommand(), replaceLostMasterKeyCommand(), exportKeyCommand(), importKeyCommand(),
 				backupCommand(), verifyCommand(), restoreCommand(), copyCommand(), importCommand(), exportCommand(), hashSecretCommand(), acceptLossCommand())
 			cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -351,7 +351,7 @@ func TestRevokingWhatIsNoCredentialDoesNothingElse(t *testing.T) {
 		strings.Repeat("0", 32), strings.ToUpper(c.ClientID), c.ClientID[:31], c.ClientID + "0", "", ".", "..", "/",
 		"../../load", "../stop", "../config/", "../config", "..%2fconfig%2f", "a/../../config/", "../config/apps/client_credentials",
 		c.ClientID + "/", c.ClientID + "/x", "../client-credentials/" + c.ClientID, c.ClientID + "?x=1", c.ClientID + "#x",
-		" " + c.ClientID, c.ClientID + "\n", "x\r\nHost: elsewhere",
+		" " + c.ClientID, c.ClientID + "\n", "x\r\nHost: elsewhere", c.ClientID + "/secrets", c.ClientID + "/secrets/" + secretIDs(t, s, c)[0],
 	} {
 		fail(t, s, []string{"revoke", "--", id})
 	}
@@ -449,33 +449,21 @@ func TestAConfigurationThatCannotBeReadIsNamed(t *testing.T) {
 	}
 }
 
-func TestTheExitCodeSaysWhy(t *testing.T) {
-	s := simple(t)
-	for _, mode := range []string{"--address=" + s.Admin, "--offline"} {
-		if mode == "--offline" {
-			s = testserver.New(t)
-			s.WriteCaddyfile(t, testserver.Simple)
-		}
-		failWith(t, s, 2, []string{mode, "creat"}, "creat")
-		failWith(t, s, 2, []string{mode, "create", "--names", "ops"}, "--names")
-		failWith(t, s, 2, []string{mode, "create", "--scope", "a b"}, "scopes")
-		failWith(t, s, 2, []string{mode, "revoke", ""}, "empty")
-		failWith(t, s, 3, []string{mode, "revoke", ".."}, "no such credential")
-		failWith(t, s, 3, []string{mode, "revoke-key", "none"}, "")
-	}
-	s = testserver.New(t)
-	failWith(t, s, 1, []string{"list", "--address", s.Admin}, "no Caddy answers")
-	failWith(t, s, 2, []string{"list", "--offline"}, "--config")
-}
-
 func TestHelpMentionsEveryFlag(t *testing.T) {
 	s := testserver.New(t)
 	common := []string{"--address", "--config", "-c,", "--adapter", "-a,", "--offline"}
 	for command, flags := range map[string][]string{
-		"":       {"create", "list", "revoke", "first", "--scope client-credentials:write"},
-		"create": {"--name", "--scope", "--account", "--expires", "--json", "once"},
-		"list":   {"--json", "all accounts"},
-		"revoke": {"client id", "every token"},
+		"":              {"create", "list", "revoke", "first", "--scope client-credentials:write"},
+		"create":        {"--name", "--scope", "--audience", "--grantable", "--token-lifetime", "--claims", "--jwks", "--jwks-uri", "--account", "--expires", "--json", "once"},
+		"list":          {"--json", "--account", "all accounts"},
+		"show":          {"client id", "--json"},
+		"update":        {"client id", "--name", "--scope", "--audience", "--grantable", "--token-lifetime", "--claims", "--expires", "--clear", "--json"},
+		"disable":       {"client id", "until it is enabled"},
+		"enable":        {"client id"},
+		"revoke":        {"client id", "every token", "--account", "--created-by", "--yes", "--json"},
+		"rotate-secret": {"client id", "--overlap", "--yes", "--json", "24h"},
+		"secrets":       {"client id", "--json"},
+		"delete-secret": {"client id", "secret id", "--yes"},
 	} {
 		out := succeed(t, s, append(strings.Fields(command), "--help")...)
 		for _, text := range append(flags, common...) {

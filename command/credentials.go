@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -18,31 +19,28 @@ import (
 
 func createCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "create [--name <name>] [--scope <scope>]... [--audience <audience>]... [--jwks <file> | --jwks-uri <url>] [--account <account>] [--expires <time>] [--json]",
+		Use: "create [--name <name>] [--scope <scope>]... [--audience <audience>]... [--grantable <scope>]... " +
+			"[--token-lifetime <duration>] [--claims <json>] [--tokens-per-hour <number>] [--requests-per-second <number>] [--jwks <file> | --jwks-uri <url>] [--account <account>] [--expires <time>] [--json]",
 		Short: "Creates a credential and shows its secret, once",
 		Args:  cobra.NoArgs,
 	}
-	cmd.Flags().String("name", "", "A label for people")
-	scopes := cmd.Flags().StringArray("scope", nil, "A scope that its tokens may carry; can be repeated")
-	audiences := cmd.Flags().StringArray("audience", nil, "What its tokens may be for; can be repeated (default: the audience of the configuration)")
+	addMemberFlags(cmd)
 	cmd.Flags().String("jwks", "", "A file with the JWK Set of the public keys that it may authenticate by")
 	cmd.Flags().String("jwks-uri", "", "The URL at which it publishes that JWK Set")
 	cmd.Flags().String("account", "", "The account that it belongs to (default: default)")
-	cmd.Flags().String("expires", "", "When it stops working, as RFC 3339 has it: 2030-01-31T12:00:00Z (default: never)")
 	cmd.Flags().Bool("json", false, "Print exactly the JSON object that the API answers")
+	completeFlag(cmd, "account", completeAccount)
 	run(cmd, func(cmd *cobra.Command, m manager, _ []string) error {
-		fl := caddycmd.Flags{FlagSet: cmd.Flags()}
-		draft := map[string]any{"account": fl.String("account"), "scopes": *scopes, "audiences": *audiences}
-		for _, flag := range []string{"name", "expires"} {
-			if fl.Changed(flag) {
-				draft[flag] = fl.String(flag)
-			}
+		draft, err := namedMembers(cmd)
+		if err != nil {
+			return err
 		}
+		fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+		draft["account"] = fl.String("account")
 		if url := fl.String("jwks-uri"); url != "" {
 			draft["jwksUri"] = url
 		}
 		if file := fl.String("jwks"); file != "" {
-			var err error
 			if draft["jwks"], err = readJSON(file); err != nil {
 				return err
 			}
@@ -58,13 +56,15 @@ func createCommand() *cobra.Command {
 
 func listCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "list [--json]",
-		Short: "Lists the credentials of all accounts that have not ended",
+		Use:   "list [--account <account>] [--json]",
+		Short: "Lists the credentials of all accounts, or of one, that have not ended",
 		Args:  cobra.NoArgs,
 	}
+	cmd.Flags().String("account", "", "Of this account alone")
 	cmd.Flags().Bool("json", false, "Print a JSON array")
+	completeFlag(cmd, "account", completeAccount)
 	run(cmd, func(cmd *cobra.Command, m manager, _ []string) error {
-		list, err := ask(m, http.MethodGet, handler.AdminCredentialsPath, nil)
+		list, err := ask(m, http.MethodGet, listPath(caddycmd.Flags{FlagSet: cmd.Flags()}.String("account")), nil)
 		if err != nil {
 			return err
 		}
@@ -73,24 +73,107 @@ func listCommand() *cobra.Command {
 	return cmd
 }
 
-func revokeCommand() *cobra.Command {
+func showCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "revoke <client id>",
-		Short: "Revokes a credential and every token that it has obtained, at once",
-		Args:  cobra.ExactArgs(1),
+		Use:               "show <client id> [--json]",
+		Short:             "Shows a credential",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeClient,
 	}
+	cmd.Flags().Bool("json", false, "Print a JSON object")
 	run(cmd, func(cmd *cobra.Command, m manager, args []string) error {
-		if _, err := ask(m, http.MethodDelete, credentialPath(args[0]), nil); err != nil {
+		shown, err := ask(m, http.MethodGet, credentialPath(args[0]), nil)
+		if err != nil {
 			return err
 		}
-		_, err := fmt.Fprintln(cmd.OutOrStdout(), "revoked", args[0])
-		return err
+		return output(cmd, shown, printCredential)
 	})
 	return cmd
 }
 
+func revokeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "revoke <client id> | --account <account> | --created-by <client id> [--yes] [--json]",
+		Short: "Revokes a credential and every token that it has obtained, at once; or many",
+		Long: `
+Revokes a credential and every token that it has obtained, at once. With
+--account, all credentials of that account, and those that they have created in
+others; with --created-by, all that a credential has created, itself or through
+others, and not that one. It asks before it revokes many.`,
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: completeClient,
+	}
+	cmd.Flags().String("account", "", "Revoke all of this account")
+	cmd.Flags().String("created-by", "", "Revoke all that this credential has created")
+	cmd.Flags().Bool("json", false, "Print a JSON object with the number of credentials that were revoked")
+	addYesFlag(cmd)
+	completeFlag(cmd, "account", completeAccount)
+	completeFlag(cmd, "created-by", completeCreator)
+	run(cmd, func(cmd *cobra.Command, m manager, args []string) error {
+		fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+		account, creator := fl.String("account"), fl.String("created-by")
+		switch {
+		case len(args) == 1 && !fl.Changed("account") && !fl.Changed("created-by"):
+			if _, err := ask(m, http.MethodDelete, credentialPath(args[0]), nil); err != nil {
+				return err
+			}
+			return output(cmd, []byte(`{"revoked":1}`), func(w io.Writer, _ []byte) error {
+				_, err := fmt.Fprintln(w, "revoked", args[0])
+				return err
+			})
+		case len(args) == 0 && account != "" && !fl.Changed("created-by"):
+			return revokeAccount(cmd, m, account)
+		case len(args) == 0 && creator != "" && !fl.Changed("account"):
+			if err := confirm(cmd, "this revokes all that "+creator+" has created, itself or through others", "yes"); err != nil {
+				return err
+			}
+			return revokeAll(cmd, m, "createdBy", creator)
+		}
+		return misused("name one: a client id, --account or --created-by")
+	})
+	return cmd
+}
+
+func revokeAccount(cmd *cobra.Command, m manager, account string) error {
+	text, err := ask(m, http.MethodGet, listPath(account), nil)
+	if err != nil {
+		return err
+	}
+	var list []credential
+	if err := read(text, &list); err != nil {
+		return err
+	}
+	number := strconv.Itoa(len(list))
+	if err := confirm(cmd, "this revokes all credentials of the account "+account+", "+number+" at present, and what they have created in others", number); err != nil {
+		return err
+	}
+	return revokeAll(cmd, m, "account", account)
+}
+
+func revokeAll(cmd *cobra.Command, m manager, selection, value string) error {
+	answer, err := ask(m, http.MethodDelete, handler.AdminCredentialsPath+"?"+url.Values{selection: {value}}.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	return output(cmd, answer, func(w io.Writer, answer []byte) error {
+		var done struct{ Revoked int }
+		if err := read(answer, &done); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(w, "revoked", done.Revoked, "credentials")
+		return err
+	})
+}
+
 func credentialPath(clientID string) string {
 	return handler.AdminCredentialsPath + "/" + segment(clientID)
+}
+
+func listPath(account string) string {
+	if account == "" {
+		return handler.AdminCredentialsPath
+	}
+	return handler.AdminCredentialsPath + "?" + url.Values{"account": {account}}.Encode()
 }
 
 // segment escapes a part of a path so that it stays that one part, also "..".
@@ -126,9 +209,16 @@ func read(answer []byte, target any) error {
 
 // credential is what the commands read of one.
 type credential struct {
-	ClientID, Account, Status, Created string
-	Name, Expires                      *string
-	Scopes                             []string
+	ClientID, CredentialID, Account, Status, Created string
+	CreatedBy, TokenLifetime, JWKSURI                string
+
+	Name, Expires                *string
+	Scopes, Audiences, Grantable []string
+	Claims                       json.RawMessage
+	Declared                     bool
+	JWKS                         *struct {
+		Keys []json.RawMessage
+	}
 }
 
 func printCreated(w io.Writer, created []byte) error {
@@ -150,6 +240,48 @@ func printList(w io.Writer, list []byte) error {
 	for _, c := range credentials {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.ClientID, orDash(c.Name), c.Account, c.Status,
 			strings.Join(c.Scopes, " "), c.Created, orDash(c.Expires))
+	}
+	return table.Flush()
+}
+
+func printCredential(w io.Writer, text []byte) error {
+	var c credential
+	if err := read(text, &c); err != nil {
+		return err
+	}
+	grantable := strings.Join(c.Grantable, " ")
+	if c.Grantable != nil && grantable == "" {
+		grantable = "nothing"
+	}
+	keys := ""
+	if c.JWKS != nil {
+		keys = strconv.Itoa(len(c.JWKS.Keys))
+	}
+	if c.Declared {
+		c.CreatedBy = "the configuration"
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, line := range []struct{ name, value string }{
+		{"client id", c.ClientID},
+		{"credential id", c.CredentialID},
+		{"name", orDash(c.Name)},
+		{"account", c.Account},
+		{"status", c.Status},
+		{"scopes", strings.Join(c.Scopes, " ")},
+		{"audiences", strings.Join(c.Audiences, " ")},
+		{"grantable", grantable},
+		{"token lifetime", c.TokenLifetime},
+		{"claims", string(c.Claims)},
+		{"keys", keys},
+		{"keys at", c.JWKSURI},
+		{"created by", c.CreatedBy},
+		{"created", c.Created},
+		{"expires", orDash(c.Expires)},
+	} {
+		if line.value == "" {
+			line.value = "-"
+		}
+		fmt.Fprintf(table, "%s\t%s\n", line.name, line.value)
 	}
 	return table.Flush()
 }

@@ -15,7 +15,7 @@ const (
 	exitFailed   = 1 // it could not be done, or nobody can tell
 	exitMisused  = 2 // a flag, an argument or a value is wrong
 	exitNotFound = 3
-	exitRefused  = 4 // as things are
+	exitRefused  = 4 // as things are, or because it was not confirmed
 )
 
 // failure is an error with the exit code that tells it from others.
