@@ -1,6 +1,8 @@
 package caddyfile
 
 import (
+	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -55,9 +57,24 @@ func parseCredentialSetting(d *caddyfile.Dispenser, declared *issuer.DeclaredCre
 		return parseList(d, &declared.Grantable)
 	case "token_lifetime":
 		return parseDuration(d, &declared.TokenLifetime, "15m", issuer.ValidateTokenLifetime)
+	case "tokens_per_hour":
+		return parseNumber(d, &declared.TokensPerHour)
+	case "requests_per_second":
+		return parseNumber(d, &declared.RequestsPerSecond)
 	default:
 		return d.Errf("unrecognized subdirective of credential: %s", name)
 	}
+}
+
+func parseNumber(d *caddyfile.Dispenser, target *int) error {
+	name := d.Val()
+	return parseAmount(d, target, func(text string) (int, error) {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return 0, fmt.Errorf("%s is not a number from 1 on", name)
+		}
+		return n, nil
+	})
 }
 
 func parseList(d *caddyfile.Dispenser, target *[]string) error {

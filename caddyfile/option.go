@@ -47,6 +47,8 @@ const appName = "client_credentials"
 //	        audiences      <audiences...>
 //	        grantable      <scopes...>
 //	        token_lifetime <duration>
+//	        tokens_per_hour <number>
+//	        requests_per_second <number>
 //	    }
 //	}
 //

@@ -74,6 +74,28 @@ func TestACredentialOfTheCaddyfileWorksForAsLongAsItIsThere(t *testing.T) {
 	}
 }
 
+func TestACredentialOfTheCaddyfileKeepsToItsLimits(t *testing.T) {
+	s := testserver.New(t)
+	secret, line := hashSecret(t, s)
+	orders := testserver.Credential{ClientID: "orders", Secret: secret}
+	load(t, s, credential(line))
+	token := s.Token(t, orders)
+	load(t, s, credential(line, "tokens_per_hour 1", "requests_per_second 1"))
+	s.Token(t, orders)
+	if status, body := tokenAnswer(t, s, orders); status != 429 {
+		t.Errorf("the second token: %d %s", status, body)
+	}
+	for n := 0; ; n++ { // however slow this machine is
+		resp := s.Do(t, "GET", "/x", "", testserver.Bearer(token)...)
+		if resp.StatusCode == 429 && n > 0 {
+			break
+		}
+		if resp.StatusCode != 200 || n == 20 {
+			t.Fatalf("request %d: %s", n, resp.Status)
+		}
+	}
+}
+
 func TestASecretOfTheCaddyfileIsReplacedByASecondOne(t *testing.T) {
 	s := testserver.New(t)
 	secret, line := hashSecret(t, s)

@@ -46,6 +46,12 @@ type DeclaredCredential struct {
 	// How long its tokens live, in whole seconds; at most the app's
 	// `token_lifetime`, which is the default.
 	TokenLifetime caddy.Duration `json:"token_lifetime,omitempty"`
+
+	// How many tokens it gets in an hour. Default: no limit
+	TokensPerHour int `json:"tokens_per_hour,omitempty"`
+
+	// How many of its requests guards let pass in a second. Default: no limit
+	RequestsPerSecond int `json:"requests_per_second,omitempty"`
 }
 
 // ErrDeclared says that only the configuration can change the credential.
@@ -88,6 +94,7 @@ const declaredPrefix = "declared/" // declared/<client id>, while it is
 func (d *DeclaredCredential) draft() Draft {
 	draft := Draft{
 		Account: d.Account, Scopes: d.Scopes, Audiences: d.Audiences, Grantable: d.Grantable, TokenLifetime: time.Duration(d.TokenLifetime),
+		Limits: Limits{d.TokensPerHour, d.RequestsPerSecond},
 	}
 	if draft.Account == "" {
 		draft.Account = DefaultAccount
@@ -230,7 +237,7 @@ func (i *Issuer) redeclare(c *Credential, d *DeclaredCredential) {
 	before, draft := *c, d.draft()
 	c.Name, c.Account, c.TokenLifetime = draft.Name, draft.Account, draft.TokenLifetime
 	c.Scopes, c.Audiences, c.Grantable = sorted(draft.Scopes), sorted(draft.Audiences), sorted(draft.Grantable)
-	c.Revoked = time.Time{}
+	c.Limits, c.Revoked = draft.Limits, time.Time{}
 	c.Hashes = d.hashes(before.Hashes)
 	kept := func(h hashedSecret) bool { return slices.Contains(d.SecretHashes, h.Slow) }
 	if !HasAll(c.Scopes, before.Scopes) || !HasAll(i.Audiences(c), i.Audiences(&before)) || !all(before.Hashes, kept) || c.Account != before.Account {
