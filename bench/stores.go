@@ -23,9 +23,13 @@ type storeSpec struct {
 // count, and cost, only for as long as tokens can live that they refuse.
 const lifetime = 60 * 24 * time.Hour
 
+// storeFormat is that of the plugin's stores: one of an earlier format would be
+// brought into it at each start.
+const storeFormat = 3
+
 // dir is where the store is, or will be.
 func (b *bench) dir(s storeSpec) string {
-	return filepath.Join(b.cache, fmt.Sprintf("%s-%d-%d-%d-%d", s.algorithm, s.credentials, s.tokens, s.revoked, s.revokedTokens))
+	return filepath.Join(b.cache, fmt.Sprintf("%d-%s-%d-%d-%d-%d", storeFormat, s.algorithm, s.credentials, s.tokens, s.revoked, s.revokedTokens))
 }
 
 // makeStore makes the store, unless an earlier run has.
