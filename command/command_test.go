@@ -9,6 +9,9 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/clientcredentials/caddy-client-credentials/internal/testserver"
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
@@ -294,13 +297,13 @@ func TestListShowsATable(t *testing.T) {
 	plain := create(t, s)
 	out := succeed(t, s, "list")
 	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
-	if len(lines) != 3 || strings.Join(strings.Fields(lines[0]), " ") != "CLIENT ID NAME ACCOUNT STATUS SCOPES CREATED EXPIRES" {
+	if len(lines) != 3 || strings.Join(strings.Fields(lines[0]), " ") != "CLIENT ID NAME ACCOUNT STATUS SCOPES CREATED EXPIRES LAST USED" {
 		t.Fatalf("standard output: %q", out)
 	}
 	const created = `\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z`
 	for id, row := range map[string]string{
-		named.ClientID: `ops +team-7 +active +a b +` + created + ` +2099-06-21T00:00:00\.000Z`,
-		plain.ClientID: `- +default +active +` + created + ` +-`,
+		named.ClientID: `ops +team-7 +active +a b +` + created + ` +2099-06-21T00:00:00\.000Z +-`,
+		plain.ClientID: `- +default +active +` + created + ` +- +-`,
 	} {
 		if !regexp.MustCompile(`(?m)^` + id + ` +` + row + `$`).MatchString(out) {
 			t.Errorf("no row %s in %q", row, out)
@@ -308,6 +311,42 @@ func TestListShowsATable(t *testing.T) {
 	}
 	if strings.Contains(out, named.Secret) || strings.Contains(out, plain.Secret) {
 		t.Error("the list shows a secret")
+	}
+}
+
+func TestListFindsWhatItsFlagsSay(t *testing.T) {
+	s := simple(t)
+	used := create(t, s, "--name", "Orders", "--scope", "items:read")
+	expiring := create(t, s, "--name", "Stock", "--expires", "2099-06-21T00:00:00Z")
+	gone := create(t, s, "--account", "team-7")
+	succeed(t, s, "revoke", gone.ClientID)
+	s.Token(t, used)
+	for _, mode := range [][]string{nil, {"--offline"}} {
+		if mode != nil {
+			if err := caddy.Stop(); err != nil { // which has the store
+				t.Fatal(err)
+			}
+		}
+		for want, args := range map[string][]string{
+			used.ClientID:     {"--name", "ord", "--scope", "items:read"},
+			expiring.ClientID: {"--expires-before", "2099-06-22T00:00:00Z"},
+			gone.ClientID:     {"--status", "revoked", "--account", "team-7"},
+			"":                {"--scope", "items:write"},
+		} {
+			got := list(t, s, append(args, mode...)...)
+			if want == "" && len(got) == 0 {
+				continue
+			}
+			if len(got) != 1 || got[0].ClientID != want {
+				t.Errorf("%q: %+v, want %s alone", args, got, want)
+			}
+		}
+		if got := list(t, s, append(mode, "--unused-since", time.Now().Add(time.Hour).Format(time.RFC3339))...); len(got) != 2 {
+			t.Errorf("unused since then: %+v", got)
+		}
+	}
+	if r := run(t, s, "list", "--offline", "--status", "gone"); r.code != 2 || !strings.Contains(r.stderr, "status") {
+		t.Errorf("an unknown status: exit code %d, %s", r.code, r.stderr)
 	}
 }
 

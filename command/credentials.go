@@ -54,17 +54,35 @@ func createCommand() *cobra.Command {
 	return cmd
 }
 
+// listFilters are the flags of list, by the parameters of the API's list.
+var listFilters = []struct{ flag, parameter, help string }{
+	{"account", "account", "Those of this account alone"},
+	{"name", "name", "Those whose name begins so, in any letter case"},
+	{"scope", "scope", "Those that have this scope"},
+	{"unused-since", "unusedSince", "Those that were created before this time (RFC 3339), and have not authenticated since"},
+	{"expires-before", "expiresBefore", "Those that expire before this time (RFC 3339)"},
+	{"status", "status", "Those that are active, disabled, expired or revoked (default: the first two)"},
+}
+
 func listCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "list [--account <account>] [--json]",
-		Short: "Lists the credentials of all accounts, or of one, that have not ended",
+		Use:   "list [--account <account>] [--name <name>] [--scope <scope>] [--unused-since <time>] [--expires-before <time>] [--status <status>] [--json]",
+		Short: "Lists the credentials that fit all of the flags; without any, those of all accounts that have not ended",
 		Args:  cobra.NoArgs,
 	}
-	cmd.Flags().String("account", "", "Of this account alone")
+	for _, filter := range listFilters {
+		cmd.Flags().String(filter.flag, "", filter.help)
+	}
 	cmd.Flags().Bool("json", false, "Print a JSON array")
 	completeFlag(cmd, "account", completeAccount)
 	run(cmd, func(cmd *cobra.Command, m manager, _ []string) error {
-		list, err := ask(m, http.MethodGet, listPath(caddycmd.Flags{FlagSet: cmd.Flags()}.String("account")), nil)
+		query := make(url.Values)
+		for _, filter := range listFilters {
+			if flag := cmd.Flags().Lookup(filter.flag); flag.Changed {
+				query.Set(filter.parameter, flag.Value.String())
+			}
+		}
+		list, err := ask(m, http.MethodGet, listPath(query), nil)
 		if err != nil {
 			return err
 		}
@@ -135,7 +153,7 @@ others, and not that one. It asks before it revokes many.`,
 }
 
 func revokeAccount(cmd *cobra.Command, m manager, account string) error {
-	text, err := ask(m, http.MethodGet, listPath(account), nil)
+	text, err := ask(m, http.MethodGet, listPath(url.Values{"account": {account}}), nil)
 	if err != nil {
 		return err
 	}
@@ -169,11 +187,8 @@ func credentialPath(clientID string) string {
 	return handler.AdminCredentialsPath + "/" + segment(clientID)
 }
 
-func listPath(account string) string {
-	if account == "" {
-		return handler.AdminCredentialsPath
-	}
-	return handler.AdminCredentialsPath + "?" + url.Values{"account": {account}}.Encode()
+func listPath(query url.Values) string {
+	return handler.AdminCredentialsPath + "?" + query.Encode()
 }
 
 // segment escapes a part of a path so that it stays that one part, also "..".
@@ -212,7 +227,7 @@ type credential struct {
 	ClientID, CredentialID, Account, Status, Created string
 	CreatedBy, TokenLifetime, JWKSURI                string
 
-	Name, Expires                *string
+	Name, Expires, LastUsed      *string
 	Scopes, Audiences, Grantable []string
 	Claims                       json.RawMessage
 	Declared                     bool
@@ -236,10 +251,10 @@ func printList(w io.Writer, list []byte) error {
 		return err
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "CLIENT ID\tNAME\tACCOUNT\tSTATUS\tSCOPES\tCREATED\tEXPIRES")
+	fmt.Fprintln(table, "CLIENT ID\tNAME\tACCOUNT\tSTATUS\tSCOPES\tCREATED\tEXPIRES\tLAST USED")
 	for _, c := range credentials {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.ClientID, orDash(c.Name), c.Account, c.Status,
-			strings.Join(c.Scopes, " "), c.Created, orDash(c.Expires))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.ClientID, orDash(c.Name), c.Account, c.Status,
+			strings.Join(c.Scopes, " "), c.Created, orDash(c.Expires), orDash(c.LastUsed))
 	}
 	return table.Flush()
 }

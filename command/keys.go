@@ -143,7 +143,7 @@ may hold it, and prints the credentials that need to be created anew.`,
 		}
 		record(app, issuer.Change{Action: issuer.MasterKeyReplaced})
 		fmt.Fprintf(cmd.OutOrStdout(), "The secrets of these %d credentials work no more: create them anew, and revoke these.\n", len(lost))
-		list, err := json.Marshal(handler.AdminList(lost, nil))
+		list, err := json.Marshal(handler.AdminList(lost))
 		if err != nil {
 			return err
 		}

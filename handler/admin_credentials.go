@@ -32,20 +32,58 @@ type AdminCredential struct {
 	LastUsed *timestamp `json:"lastUsed,omitempty"`
 }
 
-// AdminList returns the list of credentials in the form of the admin API, with the
-// times at which they were last used; or without, where these are nil.
-func AdminList(credentials []*issuer.Credential, lastUsed []time.Time) []AdminCredential {
+// AdminList returns credentials in the form of the admin API's list, without the
+// times at which they were last used.
+func AdminList(credentials []*issuer.Credential) []AdminCredential {
 	list := make([]AdminCredential, len(credentials))
 	for i, c := range credentials {
-		list[i] = adminDocument(c)
-		if lastUsed != nil {
-			list[i].LastUsed = timestampOrNull(lastUsed[i])
-		}
+		list[i] = adminDocument(c, time.Time{})
 	}
 	return list
 }
 
-func adminDocument(c *issuer.Credential) AdminCredential {
+// adminList returns the credentials that a query of the API's list finds, all of
+// its pages as one; without parameters but the account, those that have not ended.
+func adminList(ctx context.Context, iss *issuer.Issuer, text string) ([]AdminCredential, error) {
+	query, values, err := parseQuery(text)
+	if err != nil {
+		return nil, err
+	}
+	if len(values) == 0 || len(values) == 1 && values.Has("account") {
+		return adminListAll(ctx, iss, query.Account)
+	}
+	list := []AdminCredential{}
+	for {
+		page, err := iss.Find(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		for _, found := range page.Credentials {
+			list = append(list, adminDocument(found.Credential, found.LastUsed))
+		}
+		if query.Cursor = page.Next; query.Cursor == "" {
+			return list, nil
+		}
+	}
+}
+
+func adminListAll(ctx context.Context, iss *issuer.Issuer, account string) ([]AdminCredential, error) {
+	credentials, err := iss.List(ctx, account)
+	if err != nil {
+		return nil, err
+	}
+	lastUsed, err := iss.LastUses(ctx, credentials)
+	if err != nil {
+		return nil, err
+	}
+	list := AdminList(credentials)
+	for i := range list {
+		list[i].LastUsed = timestampOrNull(lastUsed[i])
+	}
+	return list, nil
+}
+
+func adminDocument(c *issuer.Credential, lastUsed time.Time) AdminCredential {
 	d := AdminCredential{
 		credentialDocument: document(c),
 		Account:            c.Account,
@@ -55,6 +93,7 @@ func adminDocument(c *issuer.Credential) AdminCredential {
 		CreatedBy:          c.CreatedBy,
 		Declared:           c.Declared,
 		Status:             c.Status(time.Now()),
+		LastUsed:           timestampOrNull(lastUsed),
 	}
 	d.Keys, d.KeysURL, d.Claims = c.Keys, c.KeysURL, c.Claims
 	d.TokensPerHour, d.PerSecond = c.TokensPerHour, c.RequestsPerSecond
@@ -95,16 +134,12 @@ func (a AdminAPI) serveCredentials(w http.ResponseWriter, r *http.Request) error
 	case http.MethodPost:
 		return a.create(w, r, iss)
 	case http.MethodGet:
-		credentials, err := iss.List(r.Context(), r.URL.Query().Get("account"))
-		var lastUsed []time.Time
-		if err == nil {
-			lastUsed, err = iss.LastUses(r.Context(), credentials)
-		}
+		list, err := adminList(r.Context(), iss, r.URL.RawQuery)
 		if err != nil {
 			return adminError(err)
 		}
 		a.log(r).Info("credentials listed")
-		writeBody(w, http.StatusOK, "application/json", marshal(AdminList(credentials, lastUsed)))
+		writeBody(w, http.StatusOK, "application/json", marshal(list))
 		return nil
 	case http.MethodDelete:
 		return a.revokeAll(w, r, iss)
@@ -161,9 +196,7 @@ func (a AdminAPI) serveCredential(w http.ResponseWriter, r *http.Request) error 
 			return adminError(err)
 		}
 		a.log(r).Info("credential shown", zap.String("client_id", clientID))
-		d := adminDocument(c)
-		d.LastUsed = timestampOrNull(use.At)
-		writeBody(w, http.StatusOK, "application/json", marshal(d))
+		writeBody(w, http.StatusOK, "application/json", marshal(adminDocument(c, use.At)))
 	case http.MethodPatch:
 		body, err := readBody(w, r)
 		if err != nil {
@@ -180,7 +213,7 @@ func (a AdminAPI) serveCredential(w http.ResponseWriter, r *http.Request) error 
 		iss.Record(r.Context(), a.byCommand(issuer.Change{
 			Action: issuer.CredentialChanged, ClientID: clientID, Account: c.Account, Members: strings.Join(named, " "),
 		}))
-		writeBody(w, http.StatusOK, "application/json", marshal(adminDocument(c)))
+		writeBody(w, http.StatusOK, "application/json", marshal(adminDocument(c, time.Time{})))
 	case http.MethodDelete:
 		if err := iss.Revoke(r.Context(), "", clientID); err != nil {
 			return adminError(err)
