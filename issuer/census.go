@@ -80,13 +80,15 @@ func (r *registry) ending(ctx context.Context, entry string) (*Credential, error
 }
 
 // gauges are what can be told of a configuration's credentials and keys when
-// somebody asks.
+// somebody asks. They do not ask the pool of the stores, which has who asks wait
+// while a store opens.
 type gauges struct{ app *App }
 
 var (
 	credentialsDesc = describe("credentials", "Credentials that are neither revoked nor expired.")
 	expiringDesc    = describe("credentials_expiring", "Those of them that expire within so many days.", "days")
 	keyStartDesc    = describe("signing_key_start_timestamp_seconds", "Since when the signing key signs, in Unix time.")
+	lastUsedLagDesc = describe("last_used_flush_lag_seconds", "For how long the last use of some credential was not written to the store: up to a minute, unless the store takes nothing.")
 )
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -98,6 +100,7 @@ func (g gauges) Describe(descs chan<- *prometheus.Desc) {
 	descs <- credentialsDesc
 	descs <- expiringDesc
 	descs <- keyStartDesc
+	descs <- lastUsedLagDesc
 }
 
 // Collect implements prometheus.Collector. It leaves out what can't be told.
@@ -110,6 +113,7 @@ func (g gauges) Collect(metrics chan<- prometheus.Metric) {
 		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
 	gauge(keyStartDesc, float64(iss.keys().signs.Unix()))
+	gauge(lastUsedLagDesc, iss.registry.uses.lag(time.Now()).Seconds())
 	c, err := iss.registry.counted.get(func() (census, error) {
 		return iss.registry.count(context.Background(), time.Now())
 	})

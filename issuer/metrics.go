@@ -43,7 +43,7 @@ func (a *App) registerMetrics(registry *prometheus.Registry) error {
 		return nil // there is none outside of a configuration
 	}
 	for _, collector := range []prometheus.Collector{
-		changesTotal, signatureChecks, signatureCheckSeconds, tokenLookups, store.Operations, lastUsedLag, gauges{a},
+		changesTotal, signatureChecks, signatureCheckSeconds, tokenLookups, store.Operations, gauges{a},
 	} {
 		var already prometheus.AlreadyRegisteredError
 		if err := registry.Register(collector); err != nil && !errors.As(err, &already) {

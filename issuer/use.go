@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/clientcredentials/caddy-client-credentials/store"
@@ -315,18 +314,3 @@ func (r *registry) flushUsesUntilClosed() {
 		cancel()
 	}
 }
-
-// lastUsedLag tells how far the stores that are open are behind.
-var lastUsedLag = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-	Namespace: "caddy", Subsystem: "client_credentials", Name: "last_used_flush_lag_seconds",
-	Help: "For how long the last use of some credential was not written to the store: up to a minute, unless the store takes nothing.",
-}, func() float64 {
-	var lag time.Duration
-	stores.Range(func(_, value any) bool {
-		if shared, ok := value.(*sharedStore); ok {
-			lag = max(lag, shared.registry.uses.lag(time.Now()))
-		}
-		return true
-	})
-	return lag.Seconds()
-})
