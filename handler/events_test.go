@@ -158,3 +158,22 @@ func TestTheLastEventsAreToldBeforeTheServerEnds(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestAServerEndsThoughAHandlerOfItsEventsHangs(t *testing.T) {
+	s := run(t, site("", recording("credential_created"), "client_credentials"))
+	c, _ := createGranted(t, s, manage(t, s), "{}")
+	ended := make(chan error)
+	go func() { ended <- caddy.Stop() }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("it waits for the handler")
+	}
+	wantEvent(t, "credential_created", map[string]any{"client_id": c.ClientID})
+	if t.Failed() {
+		<-ended
+	}
+}

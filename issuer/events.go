@@ -26,6 +26,7 @@ type herald struct {
 	queue chan *event
 	begun chan struct{} // closed when a configuration of the store runs
 	begin sync.Once
+	ended chan struct{} // closed when no more is told
 
 	told  expiriesTold // nil before they were read
 	saved time.Time    // when they were written last
@@ -35,12 +36,13 @@ const (
 	// waitingEvents is how many events wait for handlers that take long, before
 	// others are lost.
 	waitingEvents = 10_000
-	// lastEvents is for how long a server that ends waits for handlers.
+	// lastEvents is for how long a server that ends waits for handlers, and a store
+	// that closes: one that hangs must not keep a reload from coming to its end.
 	lastEvents = 5 * time.Second
 )
 
 func newHerald() herald {
-	return herald{queue: make(chan *event, waitingEvents), begun: make(chan struct{})}
+	return herald{queue: make(chan *event, waitingEvents), begun: make(chan struct{}), ended: make(chan struct{})}
 }
 
 // SuspectBruteForce tells that somebody has failed to authenticate too often.
@@ -64,6 +66,7 @@ func (r *registry) tell(name string, data map[string]any) {
 
 // tellUntilClosed tells what there is to tell, as soon as a configuration runs.
 func (r *registry) tellUntilClosed() {
+	defer close(r.herald.ended)
 	select {
 	case <-r.stop:
 		return

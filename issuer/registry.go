@@ -134,8 +134,8 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 		return nil, err
 	}
 	r.done.Go(r.sweepUntilClosed)
-	r.done.Go(r.tellUntilClosed)
 	r.done.Go(r.flushUsesUntilClosed)
+	go r.tellUntilClosed() //nolint:gosec,contextcheck // it outlives the request that opens the store
 	return r, nil
 }
 
@@ -143,6 +143,10 @@ func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, e
 func (r *registry) close() {
 	close(r.stop)
 	r.done.Wait()
+	select {
+	case <-r.herald.ended:
+	case <-time.After(lastEvents):
+	}
 }
 
 // join has the logs and the events of a configuration tell of changes when its turn comes, until
