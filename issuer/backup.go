@@ -12,6 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
 	"github.com/clientcredentials/caddy-client-credentials/store"
 	"github.com/clientcredentials/caddy-client-credentials/store/backup"
 )
@@ -28,8 +31,8 @@ func (i *Issuer) WriteBackup(ctx context.Context, w io.Writer) error {
 		case <-ctx.Done():
 		}
 	}()
-	if err := i.registry.flushUses(ctx); err != nil && !errors.Is(err, ErrFull) { // a full disk can be read
-		return err
+	if err := i.registry.flushUses(ctx); err != nil { // what takes nothing more can still be read
+		caddy.Log().Named("client_credentials").Warn("the backup lacks when credentials were last used", zap.Error(err))
 	}
 	return backup.Write(ctx, w, i.store)
 }

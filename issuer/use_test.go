@@ -219,6 +219,14 @@ func TestUsesSurviveAnEndOfTheStoreAndAFailureToWrite(t *testing.T) {
 	if iss.registry.uses.lag(time.Now().Add(time.Minute)) < time.Minute || lastUse(t, iss, c).At != used.At {
 		t.Error("what could not be written is lost")
 	}
+	st.refuses = errors.New("the disk is broken")
+	var file bytes.Buffer
+	if err := iss.WriteBackup(t.Context(), &file); err != nil {
+		t.Errorf("a backup of a store that takes nothing more: %v", err)
+	}
+	if saved, err := ReadBackup(&file); err != nil || saved.Active != 1 {
+		t.Errorf("it holds %+v, %v", saved, err)
+	}
 	st.refuses = nil
 	st.beforeCommit = func() { // the credential changes between the reading and the writing
 		name := "x"
