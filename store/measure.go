@@ -33,9 +33,13 @@ func (m measured) Get(ctx context.Context, key string) (value []byte, err error)
 }
 
 func (m measured) Scan(ctx context.Context, prefix string, fn func(key string, value []byte) error) error {
+	return m.ScanFrom(ctx, prefix, prefix, fn)
+}
+
+func (m measured) ScanFrom(ctx context.Context, prefix, from string, fn func(key string, value []byte) error) error {
 	begun := time.Now()
 	var ended error // by fn, which is no failure
-	err := m.Store.Scan(ctx, prefix, func(key string, value []byte) error {
+	err := m.Store.ScanFrom(ctx, prefix, from, func(key string, value []byte) error {
 		ended = fn(key, value)
 		return ended
 	})
