@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/clientcredentials/caddy-client-credentials/store"
@@ -140,26 +139,19 @@ func inDays(now time.Time, days int) string {
 }
 
 // endingBetween returns the entries of the index of ended credentials between two
-// others. It looks at no more of the index than the days in question.
+// others. It looks at no more of the index than that.
 func (r *registry) endingBetween(ctx context.Context, after, end string) (entries []string, err error) {
-	const digits = 15 // of 20: a part of the index is 100,000 seconds, some 28 hours
-	if after >= end {
-		return nil, nil
-	}
-	part := func(entry string) (n int) {
-		n, _ = strconv.Atoi(entry[len(endedPrefix) : len(endedPrefix)+digits])
-		return n
-	}
-	for n := part(after); n <= part(end); n++ {
-		err = r.store.Scan(ctx, fmt.Sprintf("%s%0*d", endedPrefix, digits, n), func(key string, _ []byte) error {
-			if key > after && key < end {
-				entries = append(entries, key)
-			}
-			return nil
-		})
-		if err != nil {
-			return nil, err
+	err = r.store.ScanFrom(ctx, endedPrefix, after, func(key string, _ []byte) error {
+		switch {
+		case key >= end:
+			return errEnough
+		case key > after:
+			entries = append(entries, key)
 		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
 	}
-	return entries, nil
+	return entries, err
 }

@@ -60,3 +60,27 @@ func TestExpiriesThatAClockAheadHasToldAreToldAgain(t *testing.T) {
 		t.Error("a clock that is a minute behind has expiries told twice")
 	}
 }
+
+func TestALookForExpiriesReadsThoseThatAreDueAlone(t *testing.T) {
+	st := &countingStore{Store: openTestStore(t, t.TempDir())}
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	const many, due = 500, 3
+	day := 24 * time.Hour
+	now := time.Now().Truncate(day).Add(5 * day)
+	createMany(t, iss, many, func(n int) Draft {
+		if n < due {
+			return Draft{Expires: now.Add(time.Second)}
+		}
+		return Draft{Expires: now.Add(day/2 + time.Second)} // on the same day
+	})
+	told := make(expiriesTold)
+	told.correct(now)
+	st.reads.Store(0)
+	found, err := iss.registry.dueExpiries(t.Context(), told, now.Add(time.Minute))
+	if err != nil || len(found) != due {
+		t.Fatalf("%d are due, %v, want %d", len(found), err, due)
+	}
+	if n := st.reads.Load(); n > due+10 {
+		t.Errorf("%d reads, to find %d of %d", n, due, many)
+	}
+}
