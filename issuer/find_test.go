@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -309,6 +310,55 @@ func TestTheIndexesOfAStoreAreMadeInSmallSteps(t *testing.T) {
 	wantIndexed(t, st)
 	if n := st.commits.Load(); n < 3 {
 		t.Errorf("%d entries are made in %d steps", len(entries), n)
+	}
+}
+
+// A new release does not come to the end of the migration, the one before takes
+// over again, and later the new one.
+func TestIndexesThatWereNotCompletedAreMadeAnew(t *testing.T) {
+	st := &countingStore{Store: openTestStore(t, t.TempDir())}
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	name := "x"
+	all := createMany(t, iss, 300, func(int) Draft { return Draft{Name: &name, Scopes: []string{"a", "b"}} })
+	old := store.Batch{Puts: []store.Record{{Key: formatKey, Value: []byte(`{"version":2}`)}}}
+	for _, index := range []string{byName, byScope, byUse} {
+		old.Deletes = append(old.Deletes, keys(t, st, index)...)
+	}
+	if err := st.Commit(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	backups := t.TempDir()
+	start := func() error {
+		return errors.Join(saveOldFormat(t.Context(), st, backups), migrate(t.Context(), st))
+	}
+	for range 2 {
+		st.commits.Store(0)
+		st.refuses = nil
+		st.beforeCommit = func() { // of the backup's name; the next is that of the first entries
+			st.beforeCommit = func() { st.beforeCommit = func() { st.refuses = store.ErrFull } }
+		}
+		if err := start(); !errors.Is(err, store.ErrFull) {
+			t.Fatalf("%v after %d commits, want a full store", err, st.commits.Load())
+		}
+	}
+	if n := len(keys(t, st, byUse)); n == 0 || n == len(all) {
+		t.Fatalf("%d credentials are indexed: the test tests nothing", n)
+	}
+	st.refuses = nil
+	gone := clientOf(keys(t, st, byUse)[0])
+	c := known(t, iss, gone)
+	if err := st.Commit(t.Context(), store.Batch{Deletes: []string{credentialKey(gone), c.entry(listedPrefix, fmt.Sprintf("%020d", c.Created.UnixNano()))}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := start(); err != nil {
+		t.Fatal(err)
+	}
+	wantIndexed(t, st)
+	if saved, _ := os.ReadDir(backups); len(saved) != 1 {
+		t.Errorf("%d starts have left %d backups, want 1", 3, len(saved))
+	}
+	if left := keys(t, st, savedKey); len(left) != 0 {
+		t.Errorf("%q is left", left)
 	}
 }
 

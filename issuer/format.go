@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -20,6 +21,10 @@ import (
 // formatKey is the record of the format that the others have. It is not in
 // stores of the first one.
 const formatKey = "format"
+
+// savedKey is the name of the backup that was kept before a change of the format
+// that has not come to its end.
+const savedKey = "format_backup"
 
 // The formats of the store so far:
 //
@@ -47,15 +52,40 @@ func saveOldFormat(ctx context.Context, st store.Store, dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("keeping a backup of format %d: %w", format, err)
 	}
-	file := filepath.Join(dir, fmt.Sprintf("format-%d-%s.backup", format, time.Now().UTC().Format("20060102T150405.000Z")))
+	name := fmt.Sprintf("format-%d-%s.backup", format, time.Now().UTC().Format("20060102T150405.000Z"))
+	file := filepath.Join(dir, name)
 	r, w := io.Pipe()
 	go func() { _ = w.CloseWithError(backup.Write(ctx, w, st)) }()
 	_, err = SaveBackup(file, r)
 	_ = r.Close() // ends the writer, whatever was read
+	if err == nil {
+		err = replaceSaved(ctx, st, dir, name)
+	}
 	if err != nil {
 		return fmt.Errorf("keeping a backup of format %d: %w", format, err)
 	}
 	caddy.Log().Named("client_credentials").Info("kept a backup of the store as it was", zap.Int("format", format), zap.String("file", file))
+	return nil
+}
+
+// replaceSaved removes the backup of an earlier try: where one start after the
+// other fails, backups must not fill the disk.
+func replaceSaved(ctx context.Context, st store.Store, dir, name string) error {
+	earlier, err := st.Get(ctx, savedKey)
+	if errors.Is(err, store.ErrNotFound) {
+		err = nil
+	}
+	if err == nil {
+		err = st.Commit(ctx, store.Batch{Puts: []store.Record{{Key: savedKey, Value: []byte(name)}}, Urgent: true})
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(filepath.Join(dir, name)))
+	}
+	if len(earlier) > 0 {
+		if err := os.Remove(filepath.Join(dir, filepath.Base(string(earlier)))); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -72,6 +102,8 @@ func migrate(ctx context.Context, st store.Store) error {
 	if err := requireKnownFormat(format); err != nil {
 		return err
 	}
+	logger := caddy.Log().Named("client_credentials")
+	logger.Info("bringing the store into another format: with a million credentials, this takes minutes", zap.Int("from", format), zap.Int("to", currentFormat))
 	if err := indexAll(ctx, st); err != nil {
 		return fmt.Errorf("bringing the store into format %d: %w", currentFormat, err)
 	}
@@ -79,7 +111,12 @@ func migrate(ctx context.Context, st store.Store) error {
 	if err != nil {
 		return err
 	}
-	return st.Commit(ctx, store.Batch{Puts: []store.Record{{Key: formatKey, Value: value}}})
+	batch := store.Batch{Puts: []store.Record{{Key: formatKey, Value: value}}, Deletes: []string{savedKey}}
+	if err := st.Commit(ctx, batch); err != nil {
+		return err
+	}
+	logger.Info("brought the store into another format", zap.Int("format", currentFormat))
+	return nil
 }
 
 func requireKnownFormat(format int) error {

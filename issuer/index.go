@@ -87,6 +87,9 @@ func clientOf(entry string) string { return entry[strings.LastIndexByte(entry, '
 
 // indexAll makes the entries of all credentials, in small steps.
 func indexAll(ctx context.Context, st store.Store) error {
+	if err := dropIndexes(ctx, st); err != nil {
+		return err
+	}
 	for from := credentialPrefix; from != ""; {
 		var batch store.Batch
 		at := from
@@ -108,6 +111,35 @@ func indexAll(ctx context.Context, st store.Store) error {
 		}
 		if err := st.Commit(ctx, batch); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// dropIndexes removes what is left of the indexes that only this format has, where
+// they were not completed. A release before may have had the store since, and have
+// changed and removed credentials without them.
+func dropIndexes(ctx context.Context, st store.Store) error {
+	for _, index := range []string{byName, byScope, byExpiry, byDisabled, byRevoked, byUse} {
+		for from := index; from != ""; {
+			batch := store.Batch{Urgent: true} // it makes room
+			err := st.ScanFrom(ctx, index, from, func(key string, _ []byte) error {
+				batch.Deletes = append(batch.Deletes, key)
+				if len(batch.Deletes) >= sweepBatch {
+					return errEnough
+				}
+				return nil
+			})
+			if err != nil && !errors.Is(err, errEnough) {
+				return err
+			}
+			from = ""
+			if n := len(batch.Deletes); n > 0 {
+				from = batch.Deletes[n-1]
+				if err := st.Commit(ctx, batch); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	return nil
