@@ -3,9 +3,7 @@ package issuer
 import (
 	"context"
 	"errors"
-	"math"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -31,8 +29,8 @@ type census struct {
 // censusDays are the days within which credentials expire that are counted.
 var censusDays = [...]int{7, 30}
 
-// count counts the credentials by the indexes: those that are listed were not
-// revoked, and those that end are in the order of that.
+// count counts the credentials by the indexes of those that were not revoked: all,
+// and those that expire. It reads none of them, and remembers none.
 func (r *registry) count(ctx context.Context, now time.Time) (c census, err error) {
 	err = r.store.Scan(ctx, listedPrefix, func(string, []byte) error {
 		c.live++
@@ -41,35 +39,32 @@ func (r *registry) count(ctx context.Context, now time.Time) (c census, err erro
 	if err != nil {
 		return c, err
 	}
-	latest := now.AddDate(0, 0, censusDays[len(censusDays)-1])
-	ending, err := r.dueBefore(ctx, endedPrefix, endedKey(latest, ""), math.MaxInt)
-	if err != nil {
-		return c, err
+	expired := seconds(now)
+	var within [len(censusDays)]string
+	for n, days := range censusDays {
+		within[n] = seconds(now.AddDate(0, 0, days))
 	}
-	for _, entry := range ending {
-		credential, err := r.ending(ctx, entry)
-		switch {
-		case err != nil:
-			return c, err
-		case credential == nil:
-		case credential.Ended(now):
+	err = r.store.Scan(ctx, byExpiry, func(key string, _ []byte) error {
+		expires := orderOf(key)
+		if expires <= expired { // to the second
 			c.live-- // it is listed until it is removed
-		default:
-			for n, days := range censusDays {
-				if credential.Expires.Before(now.AddDate(0, 0, days)) {
-					c.expiring[n]++
-				}
+			return nil
+		}
+		for n := range within {
+			if expires < within[n] {
+				c.expiring[n]++
 			}
 		}
-	}
-	return c, nil
+		return nil
+	})
+	return c, err
 }
 
 // ending returns the credential that expires, or has expired, as an entry of the
 // index of ended credentials says; nil where it was revoked, removed, or expires
 // at another time.
 func (r *registry) ending(ctx context.Context, entry string) (*Credential, error) {
-	c, err := r.read(ctx, entry[strings.LastIndexByte(entry, '/')+1:])
+	c, err := r.read(ctx, clientOf(entry))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, nil
 	}

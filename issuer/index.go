@@ -85,6 +85,12 @@ func reindex(batch *store.Batch, before, after []string) {
 // clientOf returns the client id at the end of an entry.
 func clientOf(entry string) string { return entry[strings.LastIndexByte(entry, '/')+1:] }
 
+// orderOf returns what an entry is sorted by in its account.
+func orderOf(entry string) string {
+	_, order, _ := strings.Cut(entry[strings.IndexByte(entry, '/')+1:strings.LastIndexByte(entry, '/')], "/")
+	return order
+}
+
 // indexAll makes the entries of all credentials, in small steps.
 func indexAll(ctx context.Context, st store.Store) error {
 	if err := dropIndexes(ctx, st); err != nil {

@@ -94,7 +94,8 @@ func TestAListIsMadeWhileWhatHasEndedIsRemoved(t *testing.T) {
 }
 
 func TestCredentialsThatHaveExpiredAreNotCounted(t *testing.T) {
-	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	hooked := &hookedStore{Store: openTestStore(t, t.TempDir())}
+	iss := newTestIssuer(t, hooked, time.Hour, 100)
 	now := time.Now()
 	var made []*Credential
 	for _, days := range []int{0, 1, 8, 29, 31, 31} {
@@ -115,6 +116,7 @@ func TestCredentialsThatHaveExpiredAreNotCounted(t *testing.T) {
 	if err := iss.Revoke(t.Context(), "", made[5].ClientID); err != nil {
 		t.Fatal(err)
 	}
+	hooked.afterGet = func(key string) { t.Errorf("to count, %s is read", key) }
 	for days, want := range map[int]census{
 		0:  {6, [...]int{2, 4}},
 		2:  {4, [...]int{1, 3}},
