@@ -298,6 +298,7 @@ func (r *registry) writeUse(ctx context.Context, clientID string, times useTimes
 func (r *registry) flushUsesUntilClosed() {
 	ticker := time.NewTicker(useInterval)
 	defer ticker.Stop()
+	many := r.uses.many
 	for open := true; open; {
 		ctx, cancel := context.Background(), context.CancelFunc(func() {})
 		select {
@@ -305,11 +306,13 @@ func (r *registry) flushUsesUntilClosed() {
 			open = false
 			ctx, cancel = context.WithTimeout(ctx, lastFlush)
 		case <-ticker.C:
-		case <-r.uses.many:
+		case <-many:
 		}
+		many = r.uses.many
 		if err := r.flushUses(ctx); err != nil {
 			// The logger of a configuration may be closed: this outlives them.
 			caddy.Log().Named("client_credentials").Error("keeping when credentials were last used", zap.Error(err))
+			many = nil // not with each use again, as long as the store takes nothing
 		}
 		cancel()
 	}

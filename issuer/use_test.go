@@ -256,6 +256,26 @@ func TestUsesAreCollectedUpToABound(t *testing.T) {
 	}
 }
 
+func TestAStoreThatTakesNothingIsNotTriedWithEachUse(t *testing.T) {
+	st := &countingStore{Store: openTestStore(t, t.TempDir())}
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	st.refuses = store.ErrFull
+	st.commits.Store(0)
+	for n := range maxUses {
+		iss.registry.uses.note(fmt.Sprint(n), hashedSecret{}, time.Now())
+	}
+	for deadline := time.Now().Add(10 * time.Second); st.commits.Load() == 0 && time.Now().Before(deadline); {
+		iss.registry.uses.note("one", hashedSecret{}, time.Now())
+	}
+	for range 100 {
+		time.Sleep(10 * time.Millisecond)
+		iss.registry.uses.note("another", hashedSecret{}, time.Now())
+	}
+	if n := st.commits.Load(); n != 1 {
+		t.Errorf("the store is tried %d times, want 1", n)
+	}
+}
+
 func TestAUseLeavesWithItsCredentialAndIsInTheBackup(t *testing.T) {
 	st := openTestStore(t, t.TempDir())
 	iss := newTestIssuer(t, st, time.Hour, 100)
