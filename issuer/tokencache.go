@@ -41,7 +41,7 @@ type tokenShard struct {
 
 // place is one of a token in the cache. Number 0 is none.
 type place struct {
-	token packedToken // guarded by the shard of its hash
+	token packedToken // read under either lock, of the cache or of the hash's shard; written under both
 	hash  uint64
 	// uses counts up to enoughUses since it was last moved.
 	uses atomic.Uint32
@@ -125,6 +125,8 @@ func (c *tokenCache) replace(n uint32, before, after packedToken) {
 	if n == 0 || len(before) != len(after) {
 		return
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	shard := c.shard(c.hash(before.text()))
 	shard.mu.Lock()
 	defer shard.mu.Unlock()

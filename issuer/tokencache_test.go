@@ -296,3 +296,34 @@ func TestAKeptTokenCountsForItsIssuerAndKeyAlone(t *testing.T) {
 		t.Errorf("without its key it is refused as %q", reason)
 	}
 }
+
+// go test -race tells whether what is known of a token can change while others push
+// it out.
+func TestATokenIsReplacedWhileOthersPushItOut(t *testing.T) {
+	const room, tokens = 100, 20_000
+	c := newTokenCache(room * cachedSize)
+	var added atomic.Int64
+	var all sync.WaitGroup
+	all.Go(func() {
+		for n := range tokens {
+			c.add(cached(0, n))
+			added.Store(int64(n))
+		}
+	})
+	all.Go(func() {
+		for n := added.Load(); n < tokens-1; n = added.Load() {
+			before, place := c.get(cached(0, int(max(0, n-room+1))).text()) // the next to go
+			if place == 0 {
+				continue
+			}
+			var a Access
+			before.unpack(&a)
+			a.version++
+			c.replace(place, before, a.pack(before.text()))
+		}
+	})
+	all.Wait()
+	if entries, bytes := c.size(); entries != room || bytes != room*cachedSize {
+		t.Errorf("%d entries of %d bytes are kept, want %d of %d", entries, bytes, room, room*cachedSize)
+	}
+}
