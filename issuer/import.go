@@ -139,8 +139,12 @@ func (i *Issuer) Export(ctx context.Context, fn func(*Credential, []SecretHash) 
 		}
 		var hashes []SecretHash
 		for _, h := range c.liveSecrets(now) {
+			text, works := i.keys().exportHash(h)
+			if !works {
+				continue
+			}
 			secret := c.describe(h)
-			hashes = append(hashes, SecretHash{Hash: i.keys().exportHash(h), Hint: secret.Hint, Created: secret.Created, Expires: secret.Expires})
+			hashes = append(hashes, SecretHash{Hash: text, Hint: secret.Hint, Created: secret.Created, Expires: secret.Expires})
 		}
 		failed = fn(c, hashes)
 	})
@@ -157,11 +161,17 @@ var (
 	fingerprintSize = 8 // bytes
 )
 
-func (r *keyring) exportHash(h hashedSecret) string {
+// exportHash returns the text of a hash, unless its pepper was lost with a master
+// key: no secret fits it then.
+func (r *keyring) exportHash(h hashedSecret) (text string, works bool) {
 	if h.Slow != "" {
-		return h.Slow
+		return h.Slow, true
 	}
-	return ownHashPrefix + r.peppers[h.Pepper].fingerprint() + "$" + base64.RawStdEncoding.EncodeToString(h.Hash[:])
+	p, known := r.peppers[h.Pepper]
+	if !known {
+		return "", false
+	}
+	return ownHashPrefix + p.fingerprint() + "$" + base64.RawStdEncoding.EncodeToString(h.Hash[:]), true
 }
 
 func (r *keyring) parseOwnHash(text string) (pepper int, hash secretHash, err error) {

@@ -354,6 +354,17 @@ func TestALostMasterKeyTakesNothingWithItButWhatItSealed(t *testing.T) {
 	if all, err := iss.List(t.Context(), ""); err != nil || len(all) != 2 {
 		t.Errorf("%d credentials, %v", len(all), err)
 	}
+	exported := 0
+	err = iss.Export(t.Context(), func(_ *Credential, hashes []SecretHash) error {
+		exported++
+		if len(hashes) != 0 {
+			t.Error("the hash of a secret that can't work is exported")
+		}
+		return nil
+	})
+	if err != nil || exported != 2 {
+		t.Errorf("%d credentials are exported, %v", exported, err)
+	}
 	if err := iss.Revoke(t.Context(), "", byKey.ClientID); err != nil {
 		t.Error(err)
 	}
