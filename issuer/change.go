@@ -126,10 +126,9 @@ func (i *Issuer) changeOnce(ctx context.Context, caller *Caller, account, client
 		return c, nil
 	}
 	// Once begun, it is not given up because the caller went away.
-	if err := i.store.Commit(context.WithoutCancel(ctx), batch); err != nil {
+	if err := i.registry.commit(context.WithoutCancel(ctx), batch, c); err != nil {
 		return nil, fmt.Errorf("changing a credential: %w", err)
 	}
-	i.registry.apply(c)
 	return c, nil
 }
 

@@ -214,10 +214,9 @@ func (i *Issuer) declareOnce(ctx context.Context, clientID string, d *DeclaredCr
 	if err != nil || after.Version == before.Version {
 		return err
 	}
-	if err := i.store.Commit(ctx, batch); err != nil {
+	if err := i.registry.commit(ctx, batch, after); err != nil {
 		return err
 	}
-	i.registry.apply(after)
 	if d == nil {
 		i.recordDeclared(ctx, CredentialRevoked, after)
 	} else {

@@ -73,11 +73,8 @@ func (i *Issuer) changeSome(ctx context.Context, ids []string,
 		}
 	}
 	// Once begun, it is not given up because the caller went away.
-	if err := i.store.Commit(context.WithoutCancel(ctx), batch); err != nil {
+	if err := i.registry.commit(context.WithoutCancel(ctx), batch, credentials...); err != nil {
 		return 0, 0, err
-	}
-	for _, c := range credentials {
-		i.registry.apply(c)
 	}
 	return taken, len(credentials), nil
 }

@@ -84,7 +84,16 @@ func tokenRequest(clientID, secret string) TokenRequest {
 // use.
 type hookedStore struct {
 	store.Store
-	afterGet func(key string)
+	afterGet    func(key string)
+	afterCommit func() error
+}
+
+func (h *hookedStore) Commit(ctx context.Context, batch store.Batch) error {
+	err := h.Store.Commit(ctx, batch)
+	if err == nil && h.afterCommit != nil {
+		err = h.afterCommit()
+	}
+	return err
 }
 
 func (h *hookedStore) Get(ctx context.Context, key string) ([]byte, error) {

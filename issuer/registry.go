@@ -239,6 +239,20 @@ func (r *registry) credential(ctx context.Context, clientID string) (remembered,
 	return now, nil
 }
 
+// commit has the store durably take what the batch makes of credentials, and has
+// that count in memory; also where it fails, as the disk may have taken it before
+// that. It returns store.ErrConflict and store.ErrFull where it has taken nothing.
+func (r *registry) commit(ctx context.Context, batch store.Batch, changed ...*Credential) error {
+	err := r.store.Commit(ctx, batch)
+	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrFull) {
+		return err
+	}
+	for _, c := range changed {
+		r.apply(c)
+	}
+	return err
+}
+
 // apply makes a change that the store has durably taken count in memory.
 func (r *registry) apply(c *Credential) {
 	group := r.group(c.ClientID)

@@ -85,6 +85,54 @@ func TestARevocationThatOnlyTheStoreKnowsCountsWhenItIsTriedAgain(t *testing.T) 
 	}
 }
 
+// The same for many at once, and for one that the configuration declares no more:
+// whoever tries again finds nothing to revoke.
+func TestRevocationsThatTheDiskHasTakenBeforeItFailedCount(t *testing.T) {
+	const declaredSecret = "iObGKtihdEScOmDiZxZ+6Q=="
+	declared := []DeclaredCredential{{ClientID: "orders", SecretHashes: []string{HashSecret(declaredSecret)}}}
+	for name, revoke := range map[string]func(iss *Issuer, c *Credential) error{
+		"one": func(iss *Issuer, c *Credential) error { return iss.Revoke(context.Background(), "", c.ClientID) },
+		"of an account": func(iss *Issuer, c *Credential) error {
+			_, err := iss.RevokeAll(context.Background(), "", Selection{Account: c.Account}, "", ignore)
+			return err
+		},
+		"declared": func(iss *Issuer, _ *Credential) error { return iss.declare(context.Background(), nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			hooked := &hookedStore{Store: openTestStore(t, t.TempDir())}
+			iss := newTestIssuer(t, hooked, time.Hour, 100)
+			c, secret, err := iss.Create(t.Context(), Draft{Account: "shop"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			clientID := c.ClientID
+			if name == "declared" {
+				clientID, secret = declared[0].ClientID, declaredSecret
+				if err := iss.declare(t.Context(), declared); err != nil {
+					t.Fatal(err)
+				}
+			}
+			issued, err := iss.Issue(t.Context(), tokenRequest(clientID, secret))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := iss.Verify(t.Context(), issued.Token); err != nil {
+				t.Fatal(err)
+			}
+			broken := errors.New("the disk is broken")
+			hooked.afterCommit = func() error { return broken }
+			if err := revoke(iss, c); !errors.Is(err, broken) {
+				t.Fatalf("revoking = %v, want %v", err, broken)
+			}
+			if _, err := iss.Verify(t.Context(), issued.Token); !isRefusal(err) {
+				t.Errorf("Verify = %v, want a refusal", err)
+			}
+		})
+	}
+}
+
+func ignore(context.Context, *Credential) {}
+
 func TestARevokedTokenIsForgottenOnlyWhenItHasExpired(t *testing.T) {
 	st := openTestStore(t, t.TempDir())
 	iss := newTestIssuer(t, st, time.Hour, 100)
