@@ -112,22 +112,11 @@ func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, n
 	case !errors.Is(err, store.ErrNotFound):
 		return c, by, fmt.Errorf("reading a credential: %w", err)
 	}
-	right, compared := false, false
-	for _, hash := range hashes {
-		if !hash.live(now) {
-			continue
-		}
-		fits, err := i.fits(ctx, hash, auth)
-		if err != nil {
+	secret, by, right := i.compareFast(hashes, auth, now)
+	if !right {
+		if secret, by, right, err = i.compareSlow(ctx, hashes, auth, now); err != nil {
 			return c, by, fmt.Errorf("comparing a secret: %w", err)
 		}
-		if fits {
-			right, by = true, hash
-		}
-		compared = true
-	}
-	if !compared { // an empty one fits nothing
-		_, _ = i.fits(ctx, hashedSecret{Pepper: i.keys().pepper}, auth)
 	}
 	switch {
 	case !known:
@@ -135,24 +124,38 @@ func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, n
 	case !right:
 		return c, by, refuseClient(auth.ClientID, "wrong secret")
 	}
+	if by.Slow != "" {
+		i.rehash(ctx, auth.ClientID, by.Slow, secret)
+	}
 	return c, by, nil
 }
 
-// fits reports whether a secret is one of the readings of what the client sent. It
-// returns an error where it cannot tell.
-func (i *Issuer) fits(ctx context.Context, hash hashedSecret, auth ClientAuthentication) (right bool, err error) {
-	for _, secret := range auth.Secrets {
-		if hash.Slow == "" {
-			right = i.keys().matches(hash, auth.ClientID, secret) || right
+// compareFast compares what the client sent with all but the slow hashes of which
+// the secret is not known from before. It returns the secret, and the hash that it
+// fits.
+func (i *Issuer) compareFast(hashes []hashedSecret, auth ClientAuthentication, now time.Time) (right string, by hashedSecret, found bool) {
+	compared := false
+	for _, hash := range hashes {
+		fast, known := hash, true
+		if hash.Slow != "" {
+			fast, known = i.registry.foreign.proven.Get(hash.Slow)
+		}
+		if !known || !hash.live(now) {
 			continue
 		}
-		fits, err := i.fitsSlow(ctx, hash.Slow, auth, secret)
-		if err != nil {
-			return false, err
+		for _, secret := range auth.Secrets {
+			if i.keys().matches(fast, auth.ClientID, secret) {
+				right, by, found = secret, hash, true
+			}
 		}
-		right = fits || right
+		compared = true
 	}
-	return right, nil
+	if !compared { // an empty one fits nothing
+		for _, secret := range auth.Secrets {
+			i.keys().matches(hashedSecret{Pepper: i.keys().pepper}, auth.ClientID, secret)
+		}
+	}
+	return right, by, found
 }
 
 // Has reports whether the caller asks with the scope.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -40,9 +41,6 @@ var errTooManyComparisons = errors.New("too many requests wait for the compariso
 // fit reports whether it is the secret of the slow hash. It returns an error where
 // it cannot tell.
 func (f *foreignSecrets) fit(ctx context.Context, keys *keyring, slow, clientID, secret string) (bool, error) {
-	if known, ok := f.proven.Get(slow); ok && keys.matches(known, clientID, secret) {
-		return true, nil
-	}
 	hash, err := phc.Parse(slow)
 	if err != nil {
 		return false, errors.New("the hash of a secret can't be read: it " + err.Error())
@@ -64,17 +62,25 @@ func (f *foreignSecrets) fit(ctx context.Context, keys *keyring, slow, clientID,
 	return true, nil
 }
 
-// fitsSlow reports whether it is the secret of the slow hash. It returns an error
-// where it cannot tell.
-func (i *Issuer) fitsSlow(ctx context.Context, slow string, auth ClientAuthentication, secret string) (bool, error) {
-	if auth.Suspect != nil && auth.Suspect() {
-		return false, nil
+// compareSlow compares what the client sent with slow hashes, one after the other.
+// It returns the secret, and the hash that it fits, and an error where it cannot
+// tell.
+func (i *Issuer) compareSlow(ctx context.Context, hashes []hashedSecret, auth ClientAuthentication, now time.Time) (right string, by hashedSecret, found bool, err error) {
+	for _, hash := range hashes {
+		if hash.Slow == "" || !hash.live(now) {
+			continue
+		}
+		if auth.Suspect != nil && auth.Suspect() {
+			return "", by, false, nil
+		}
+		for _, secret := range auth.Secrets {
+			fits, err := i.registry.foreign.fit(ctx, i.keys(), hash.Slow, auth.ClientID, secret)
+			if fits || err != nil {
+				return secret, hash, fits, err
+			}
+		}
 	}
-	fits, err := i.registry.foreign.fit(ctx, i.keys(), slow, auth.ClientID, secret)
-	if fits {
-		i.rehash(ctx, auth.ClientID, slow, secret)
-	}
-	return fits, err
+	return "", by, false, nil
 }
 
 // rehash durably replaces the slow hash of a secret that was right by one of this

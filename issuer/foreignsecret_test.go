@@ -90,6 +90,39 @@ func TestComparisonsOfSlowHashesAreFew(t *testing.T) {
 	if _, err := iss.Issue(t.Context(), tokenRequest("client", "secret")); err != nil {
 		t.Errorf("after them: %v", err)
 	}
+	suspect.Secrets = []string{"secret"}
+	if _, err := iss.Issue(t.Context(), suspect); err != nil {
+		t.Errorf("a secret that was right before, from where others fail: %v", err)
+	}
+}
+
+// A client that has moved on to a secret of this server's own must not wait for
+// the comparison of the one that it had before; nor one that has two of another
+// server's, both of which were right before.
+func TestASlowHashIsComparedOnlyWhereNothingElseFits(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	withSlowHash(t, iss, "client", "first")
+	_, added, err := iss.AddSecret(t.Context(), "", "client", time.Hour)
+	if err == nil {
+		_, err = iss.change(t.Context(), nil, "", "client", func(c, _ *Credential) error {
+			c.Hashes = append(c.Hashes, hashedSecret{Slow: phc.New("second")})
+			return nil
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{"first", "second"} {
+		if _, err := iss.Issue(t.Context(), tokenRequest("client", secret)); err != nil {
+			t.Fatalf("%s: %v", secret, err)
+		}
+	}
+	iss.registry.foreign.waiting.Store(maxWaiting) // nothing slow can be compared now
+	for _, secret := range []string{"first", "second", added} {
+		if _, err := iss.Issue(t.Context(), tokenRequest("client", secret)); err != nil {
+			t.Errorf("a secret that was right before, or has a fast hash: %v", err)
+		}
+	}
 }
 
 func TestWhatLooksLikeDrawnByLotIsStrong(t *testing.T) {
