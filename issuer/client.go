@@ -124,7 +124,7 @@ func (i *Issuer) compareSecret(ctx context.Context, auth ClientAuthentication, n
 	case !right:
 		return c, by, refuseClient(auth.ClientID, "wrong secret")
 	}
-	if by.Slow != "" {
+	if by.Slow != "" && !c.Declared && c.Active(now) {
 		i.rehash(ctx, auth.ClientID, by.Slow, secret)
 	}
 	return c, by, nil

@@ -100,7 +100,7 @@ func (i *Issuer) rehash(ctx context.Context, clientID, slow, secret string) {
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, ErrFull) && !errors.Is(err, ErrDeclared) {
+	if err != nil && !errors.Is(err, ErrFull) {
 		caddy.Log().Named("client_credentials").Warn("keeping the fast hash of a secret", zap.Error(err))
 	}
 }

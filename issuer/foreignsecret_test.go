@@ -125,6 +125,34 @@ func TestASlowHashIsComparedOnlyWhereNothingElseFits(t *testing.T) {
 	}
 }
 
+// What the configuration declares is not for a client to change; and one that goes
+// on with a credential that was revoked must not fill the log.
+func TestTheSecretOfADeclaredCredentialIsNotRehashed(t *testing.T) {
+	const clientID, secret = "orders", "iObGKtihdEScOmDiZxZ+6Q=="
+	hooked := &hookedStore{Store: openTestStore(t, t.TempDir())}
+	iss := newTestIssuer(t, hooked, time.Hour, 100)
+	if err := iss.declare(t.Context(), []DeclaredCredential{{ClientID: clientID, SecretHashes: []string{HashSecret(secret)}}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, declared := range []bool{true, false} {
+		if !declared {
+			if err := iss.declare(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		read := 0
+		hooked.afterGet = func(string) { read++ }
+		for range 10 {
+			if _, err := iss.Issue(t.Context(), tokenRequest(clientID, secret)); declared != (err == nil) {
+				t.Fatal(err)
+			}
+		}
+		if hooked.afterGet = nil; read > 1 {
+			t.Errorf("declared, %v: 10 requests have read the store %d times", declared, read)
+		}
+	}
+}
+
 func TestWhatLooksLikeDrawnByLotIsStrong(t *testing.T) {
 	for secret, strong := range map[string]bool{
 		"iObGKtihdEScOmDiZxZ+6Q==":                     true, // 128 bits in base64
