@@ -49,18 +49,38 @@ func (f *foreignSecrets) fit(ctx context.Context, keys *keyring, slow, clientID,
 	if f.waiting.Add(1) > maxWaiting {
 		return false, errTooManyComparisons
 	}
-	select {
-	case f.places <- struct{}{}:
-	case <-ctx.Done():
-		return false, ctx.Err()
+	if err := f.enter(ctx); err != nil {
+		return false, err
 	}
-	defer func() { <-f.places }()
+	defer f.leave()
 	if !hash.Fits(secret) {
 		return false, nil
 	}
 	f.proven.Put(slow, keys.hash(clientID, secret), 1)
 	return true, nil
 }
+
+// hash returns a slow hash of a secret. It returns the error of ctx where it waits
+// for a place in vain.
+func (f *foreignSecrets) hash(ctx context.Context, secret string) (string, error) {
+	if err := f.enter(ctx); err != nil {
+		return "", err
+	}
+	defer f.leave()
+	return phc.New(secret), nil
+}
+
+// enter waits for a place: each takes a processor, and up to 128 MiB of memory.
+func (f *foreignSecrets) enter(ctx context.Context) error {
+	select {
+	case f.places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (f *foreignSecrets) leave() { <-f.places }
 
 // compareSlow compares what the client sent with slow hashes, one after the other.
 // It returns the secret, and the hash that it fits, and an error where it cannot

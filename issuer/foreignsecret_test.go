@@ -1,7 +1,9 @@
 package issuer
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -122,6 +124,23 @@ func TestASlowHashIsComparedOnlyWhereNothingElseFits(t *testing.T) {
 		if _, err := iss.Issue(t.Context(), tokenRequest("client", secret)); err != nil {
 			t.Errorf("a secret that was right before, or has a fast hash: %v", err)
 		}
+	}
+}
+
+// An import has hundreds of secrets at a time; 256 slow hashes at once took 4.8 GB.
+func TestTheSecretsOfAnImportAreHashedFewAtATime(t *testing.T) {
+	hooked := &hookedStore{Store: openTestStore(t, t.TempDir())}
+	iss := newTestIssuer(t, hooked, time.Hour, 100)
+	iss.registry.foreign = newForeignSecrets(1)
+	iss.registry.foreign.places <- struct{}{}
+	if err := iss.Import(t.Context(), Import{ClientID: "strong", Secret: "iObGKtihdEScOmDiZxZ+6Q=="}, true); err != nil {
+		t.Errorf("a secret that needs no slow hash: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	hooked.afterGet = func(string) { t.Error("a weak one is hashed while another one is compared") }
+	if err := iss.Import(ctx, Import{ClientID: "weak", Secret: "secret"}, true); !errors.Is(err, context.Canceled) {
+		t.Errorf("Import = %v, want %v", err, context.Canceled)
 	}
 }
 

@@ -51,7 +51,7 @@ func (i *Issuer) Import(ctx context.Context, m Import, try bool) error {
 	if err := i.validateImport(&m, now); err != nil {
 		return err
 	}
-	hashes, err := i.importedHashes(&m)
+	hashes, err := i.importedHashes(ctx, &m)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (i *Issuer) validateImport(m *Import, now time.Time) error {
 	return i.validateDraft(&m.Draft, now)
 }
 
-func (i *Issuer) importedHashes(m *Import) (hashes []hashedSecret, err error) {
+func (i *Issuer) importedHashes(ctx context.Context, m *Import) (hashes []hashedSecret, err error) {
 	for _, secret := range m.Hashes {
 		h := hashedSecret{}
 		if strings.HasPrefix(secret.Hash, ownHashPrefix) {
@@ -114,7 +114,11 @@ func (i *Issuer) importedHashes(m *Import) (hashes []hashedSecret, err error) {
 	case strongSecret(m.Secret):
 		hashes = append(hashes, i.keys().hash(m.ClientID, m.Secret))
 	default: // whoever gets hold of the store and its pepper must not guess it
-		hashes = append(hashes, hashedSecret{Slow: phc.New(m.Secret)})
+		slow, err := i.registry.foreign.hash(ctx, m.Secret)
+		if err != nil {
+			return nil, err
+		}
+		hashes = append(hashes, hashedSecret{Slow: slow})
 	}
 	return hashes, nil
 }
