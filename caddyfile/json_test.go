@@ -112,6 +112,9 @@ func TestAWrongConfigurationIsRefusedWithTheMend(t *testing.T) {
 		{"negative token cache", withApp(`{"issuer": "https://api.example.com", "token_cache": -1}`), "at least 1MiB"},
 		{"lifetime in words", withApp(`{"issuer": "https://api.example.com", "token_lifetime": "soon"}`), "duration"},
 
+		{"lifetime of half a second of a credential", withApp(`{"issuer": "https://api.example.com", "credentials": [{"client_id": "orders", "token_lifetime": "500ms",
+			"secret_hashes": ["$pbkdf2-sha256$i=1000,l=32$MDEyMzQ1Njc4OWFiY2RlZg$oDjVA84xxF1ZeZEZ4w12Ga9xsagpguMfMF3FAAwKSns"]}]}`), "credential orders: token_lifetime must be a whole number of seconds"},
+
 		{"unknown signing algorithm", withApp(`{"issuer": "https://api.example.com", "signing_algorithm": "HS256"}`), "is ES256, EdDSA, RS256 or PS256"},
 		{"rotation too often", withApp(`{"issuer": "https://api.example.com", "rotate": "59m"}`), "at least 1h"},
 		{"negative rotation", withApp(`{"issuer": "https://api.example.com", "rotate": "-1h"}`), "at least 1h"},

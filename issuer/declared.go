@@ -70,6 +70,11 @@ func ValidateDeclared(d DeclaredCredential) error {
 			return fmt.Errorf("credential %s has a secret_hash that %w: caddy client-credentials hash-secret makes one", d.ClientID, err)
 		}
 	}
+	if d.TokenLifetime != 0 {
+		if err := ValidateTokenLifetime(time.Duration(d.TokenLifetime)); err != nil {
+			return fmt.Errorf("credential %s: %w", d.ClientID, err)
+		}
+	}
 	draft := d.draft()
 	if err := draft.validate(time.Now()); err != nil {
 		return fmt.Errorf("credential %s: %w", d.ClientID, err)
