@@ -103,6 +103,7 @@ func TestALineThatIsWrongIsNamedAndLeavesTheOthersAlone(t *testing.T) {
 		{`{"clientId":"bad","secrets":["$2a$31$y6.4hiA/L77MJQOLJaOKxOyTOZrZN8Y1nNY.qrOwdgnAZhtEWlGfG"]}`, "bcrypt cost 31"},
 		{`{"clientId":"bad","secrets":["a-secret-in-the-clear"]}`, "holds a hash that is no PHC string"},
 		{`{"clientId":"bad","secrets":[{"hash":"` + byHtpasswd + `","hint":"toolong"}]}`, "hint"},
+		{`{"clientId":"bad","secrets":[{"hash":"` + byHtpasswd + `","expires":"1970-01-01T00:00:00Z"}]}`, "has expired"},
 		{`{"clientId":"bad","secrets":[1]}`, "neither a hash nor an object"},
 		{`{"clientId":"bad","secrets":{}}`, "secrets is not an array"},
 		{`{"clientId":"bad","secret":"x","expires":"2001-01-01T00:00:00Z"}`, "expires is in the past"},

@@ -51,7 +51,7 @@ func (i *Issuer) Import(ctx context.Context, m Import, try bool) error {
 	if err := i.validateImport(&m, now); err != nil {
 		return err
 	}
-	hashes, err := i.importedHashes(ctx, &m)
+	hashes, err := i.importedHashes(ctx, &m, now)
 	if err != nil {
 		return err
 	}
@@ -91,8 +91,11 @@ func (i *Issuer) validateImport(m *Import, now time.Time) error {
 	return i.validateDraft(&m.Draft, now)
 }
 
-func (i *Issuer) importedHashes(ctx context.Context, m *Import) (hashes []hashedSecret, err error) {
+func (i *Issuer) importedHashes(ctx context.Context, m *Import, now time.Time) (hashes []hashedSecret, err error) {
 	for _, secret := range m.Hashes {
+		if !secret.Expires.IsZero() && !secret.Expires.After(now) { // the year 1970 would be never
+			return nil, &InputError{"secrets", "holds one that has expired"}
+		}
 		h := hashedSecret{}
 		if strings.HasPrefix(secret.Hash, ownHashPrefix) {
 			h.Pepper, h.Hash, err = i.keys().parseOwnHash(secret.Hash)
