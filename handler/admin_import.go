@@ -2,12 +2,14 @@ package handler
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -303,7 +305,10 @@ func (a AdminAPI) serveImport(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodPost {
 		return adminMethodNotAllowed(w, http.MethodPost)
 	}
-	try := r.URL.Query().Get("dryRun") == "true"
+	try, err := strconv.ParseBool(cmp.Or(r.URL.Query().Get("dryRun"), "false"))
+	if err != nil {
+		return adminError(&issuer.InputError{Field: "dryRun", Problem: "is neither true nor false"})
+	}
 	w.Header().Set("Content-Type", "application/jsonl")
 	control := http.NewResponseController(w)
 	if err := control.EnableFullDuplex(); err != nil { // the report begins while lines still come

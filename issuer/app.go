@@ -271,10 +271,10 @@ func (a *App) Open() (*Issuer, error) {
 		return nil, err
 	}
 	a.held = true
+	a.issuer.Store(iss) // before others can find this configuration among the holders
 	shared.registry.hold(a)
 	ctx, a.stop = context.WithCancel(ctx)
 	a.keeper.Go(func() { iss.keepKeys(ctx) })
-	a.issuer.Store(iss)
 	return iss, nil
 }
 
