@@ -60,7 +60,11 @@ func (r *registry) tell(name string, data map[string]any) {
 	select {
 	case r.herald.queue <- &event{name: name, data: data}:
 	default:
-		caddy.Log().Named("client_credentials").Warn("event lost: its handlers take too long", zap.String("name", name))
+		select {
+		case <-r.herald.begun:
+			caddy.Log().Named("client_credentials").Warn("event lost: its handlers take too long", zap.String("name", name))
+		default: // nobody listens: it is a command that works on the store
+		}
 	}
 }
 
