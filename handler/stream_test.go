@@ -121,18 +121,18 @@ func newStreamUpstream(t *testing.T) (address string, ended chan string) {
 // streamSite proxies to an upstream that counts as down, for a long time, after
 // its first fault. It is served by TLS too, since HTTP/3 needs it.
 func streamSite(address, app, guard string) string {
-	config := site("client_jwks_uri off\n"+app, "auto_https disable_redirects\nservers {\nprotocols h1 h2 h2c h3\n}", `tls internal
-client_credentials {
-`+guard+`
+	body := `client_credentials {
+` + guard + `
 }
 route /deaf {
 	deaf
 }
-reverse_proxy `+address+` {
+reverse_proxy ` + address + ` {
 	max_fails 1
 	fail_duration 1h
-}`)
-	return strings.Replace(config, "{{url}} {", "{{url}}, {{tls_url}} {", 1)
+}`
+	return site("client_jwks_uri off\n"+app, "auto_https disable_redirects\nservers {\nprotocols h1 h2 h2c h3\n}", body) +
+		"{{tls_url}} {\ntls {{certificate}}\n" + body + "\n}\n"
 }
 
 // allVersions runs a test over HTTP/1.1, HTTP/2 and HTTP/3.

@@ -10,7 +10,7 @@ for (const method of [client.ClientSecretBasic, client.ClientSecretPost]) {
 	assert.equal(config.serverMetadata().issuer, ISSUER)
 	const answer = await client.clientCredentialsGrant(config, { scope: 'items:read', resource: ISSUER })
 	assert.equal(answer.scope, 'items:read')
-	assert.equal(answer.expiresIn(), 3600)
+	assert.equal(answer.expires_in, 3600) // expiresIn() counts down
 	const token = answer.access_token
 	const called = await client.fetchProtectedResource(config, token, new URL(API), 'GET')
 	assert.equal(await called.text(), `hello ${CLIENT_ID}`, 'what the API says to the client')

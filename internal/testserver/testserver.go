@@ -82,6 +82,8 @@ type Server struct {
 	Check func(t testing.TB, resp *http.Response)
 
 	loaded time.Time
+
+	certificate string // what the directive tls takes
 }
 
 // New prepares a server, of which nothing runs yet.
@@ -93,12 +95,14 @@ func New(t testing.TB) *Server {
 		TLSPort:  FreePort(t),
 		Admin:    fmt.Sprintf("127.0.0.1:%d", FreePort(t)),
 		Upstream: newUpstream(t),
+
+		certificate: writeCertificate(t),
 	}
 }
 
 // Expand writes the server's own values into a Caddyfile: {{dir}}, {{port}},
-// {{url}}, {{tls_url}}, {{upstream}}, and {{global}} for the global options that keep a test
-// to itself. A global options block must begin with {{global}}.
+// {{url}}, {{tls_url}}, {{certificate}} for the directive tls, {{upstream}}, and
+// {{global}} for the global options that keep a test to itself. A global options block must begin with {{global}}.
 func (s *Server) Expand(caddyfile string) string {
 	global := strings.Join([]string{
 		"admin " + s.Admin,
@@ -115,6 +119,7 @@ func (s *Server) Expand(caddyfile string) string {
 		"{{port}}", fmt.Sprint(s.Port),
 		"{{url}}", s.URL(""),
 		"{{tls_url}}", "https://"+s.tlsHost(),
+		"{{certificate}}", s.certificate,
 		"{{upstream}}", s.Upstream.Address(),
 	).Replace(caddyfile)
 }
