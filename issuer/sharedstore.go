@@ -1,0 +1,82 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+	"github.com/clientcredentials/caddy-client-credentials/store/backup"
+)
+
+// stores holds the open stores by their identity: a reload finds the store open
+// and its revocations in memory.
+var stores = caddy.NewUsagePool()
+
+// sharedStore is a store with what must outlive a configuration.
+type sharedStore struct {
+	store.Store
+	registry *registry
+}
+
+// Destruct closes the store, when the last operation is done.
+func (s *sharedStore) Destruct() error {
+	s.registry.close()
+	return s.Close()
+}
+
+func acquire(ctx context.Context, engine store.Engine) (*sharedStore, error) {
+	value, _, err := stores.LoadOrNew(engine.Identity(), func() (_ caddy.Destructor, err error) {
+		// The pool holds a lock while this runs: a panic would leave it locked.
+		defer func() {
+			if r := recover(); r != nil {
+				err = fmt.Errorf("opening the store panicked: %v", r)
+			}
+		}()
+		st, err := engine.Open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		st = store.Measured(st)
+		reg, err := openChecked(ctx, st)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", engine.Identity(), err), st.Close())
+		}
+		return &sharedStore{Store: st, registry: reg}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return value.(*sharedStore), nil
+}
+
+// withStore opens the store alone, and writes nothing into it by itself.
+func (a *App) withStore(ctx context.Context, do func(store.Store) error) error {
+	st, err := a.engine.Open(ctx)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(do(st), st.Close()); err != nil {
+		return fmt.Errorf("%s: %w", a.engine.Identity(), err)
+	}
+	return nil
+}
+
+// openChecked opens the registry of a store that is whole, and of a format that
+// is known.
+func openChecked(ctx context.Context, st store.Store) (*registry, error) {
+	if err := backup.CheckFinished(ctx, st); err != nil {
+		return nil, err
+	}
+	if err := saveOldFormat(ctx, st, filepath.Join(caddy.AppDataDir(), "client_credentials_backups")); err != nil {
+		return nil, err
+	}
+	reg, err := openRegistry(ctx, st, recentCredentials)
+	if err != nil {
+		return nil, fmt.Errorf("reading the store: %w", err)
+	}
+	return reg, nil
+}
