@@ -243,8 +243,8 @@ func (i *Issuer) redeclare(c *Credential, d *DeclaredCredential) {
 	c.Scopes, c.Audiences, c.Grantable = sorted(draft.Scopes), sorted(draft.Audiences), sorted(draft.Grantable)
 	c.Limits, c.Revoked = draft.Limits, time.Time{}
 	c.Hashes = d.hashes(before.Hashes)
-	kept := func(h hashedSecret) bool { return slices.Contains(d.SecretHashes, h.Slow) }
-	if !HasAll(c.Scopes, before.Scopes) || !HasAll(i.Audiences(c), i.Audiences(&before)) || !all(before.Hashes, kept) || c.Account != before.Account {
+	lost := func(h hashedSecret) bool { return !slices.Contains(d.SecretHashes, h.Slow) }
+	if !HasAll(c.Scopes, before.Scopes) || !HasAll(i.Audiences(c), i.Audiences(&before)) || slices.ContainsFunc(before.Hashes, lost) || c.Account != before.Account {
 		c.Epoch++ // what tokens say that were issued before is not so any more
 	}
 }
@@ -259,8 +259,4 @@ func (d *DeclaredCredential) hashes(earlier []hashedSecret) (hashes []hashedSecr
 		hashes = append(hashes, h)
 	}
 	return hashes
-}
-
-func all[T any](values []T, holds func(T) bool) bool {
-	return !slices.ContainsFunc(values, func(v T) bool { return !holds(v) })
 }

@@ -149,8 +149,8 @@ func (r *registry) close() {
 	}
 }
 
-// join has the logs and the events of a configuration tell of changes when its turn comes, until
-// it lets go.
+// join has the logs and the events of a configuration tell of changes when its
+// turn comes, until it lets go.
 func (r *registry) join(a *App) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
