@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -65,11 +64,15 @@ const (
 	// useInterval is for how long uses are collected before the store is told: so
 	// often, at most, a credential's is written, and so much a crash can lose.
 	useInterval = time.Minute
-	// maxUses bounds how many are collected, some 200 bytes each. When they are so
-	// many, the store is told at once.
+	// maxUses bounds how many are collected, some 200 bytes each, beside as many that
+	// are being written. When they are so many, the store is told at once.
 	maxUses = 50_000
-	// useBatch is how many credentials' uses one transaction writes.
+	// useBatch is how many uses one transaction writes.
 	useBatch = 250
+	// useRest is how many times as long as a transaction took none is written after
+	// it: however many credentials are in use, their uses take a twentieth of a
+	// processor.
+	useRest = 19
 	// lastFlush bounds how long a store that closes waits for them.
 	lastFlush = 10 * time.Second
 )
@@ -126,11 +129,16 @@ func readUse(ctx context.Context, st store.Store, clientID string) (value []byte
 type uses struct {
 	mu sync.Mutex
 	// pending is by client and secret, so that a use is one entry however often it
-	// happens; told is what is being written.
-	pending, told useTimes
-	oldest        time.Time // of all in them; zero where there is none
-	many          chan struct{}
-	flushing      sync.Mutex
+	// happens. What is being written was pending before, and stays as it is.
+	pending, writing collectedUses
+	round            uint64 // how often what was pending has come to be written
+	many             chan struct{}
+	flushing         sync.Mutex
+}
+
+type collectedUses struct {
+	times  useTimes
+	oldest time.Time // when the first of them was noted
 }
 
 // useTimes has the time of the last use, in milliseconds since 1970.
@@ -143,24 +151,27 @@ type useKey struct {
 	slow     string
 }
 
-func newUses() *uses { return &uses{pending: make(useTimes), many: make(chan struct{}, 1)} }
+func newUses() *uses {
+	return &uses{pending: collectedUses{times: make(useTimes)}, many: make(chan struct{}, 1)}
+}
 
 // note remembers a use. It is left to the next one where there are too many.
 func (u *uses) note(clientID string, by hashedSecret, now time.Time) {
 	key := useKey{clientID, by.Hash, by.Slow}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if _, known := u.pending[key]; !known && len(u.pending) >= maxUses {
+	times := u.pending.times
+	if _, known := times[key]; !known && len(times) >= maxUses {
 		select {
 		case u.many <- struct{}{}:
 		default:
 		}
 		return
 	}
-	if u.oldest.IsZero() {
-		u.oldest = now
+	if len(times) == 0 {
+		u.pending.oldest = now
 	}
-	u.pending[key] = max(u.pending[key], now.UnixMilli())
+	times[key] = max(times[key], now.UnixMilli())
 }
 
 // addTo adds to a record what the store does not know yet.
@@ -171,7 +182,7 @@ func (u *uses) addTo(record *useRecord, c *Credential) {
 	for _, h := range c.Hashes {
 		keys = append(keys, useKey{c.ClientID, h.Hash, h.Slow})
 	}
-	for _, times := range []useTimes{u.told, u.pending} {
+	for _, times := range []useTimes{u.writing.times, u.pending.times} {
 		for _, key := range keys {
 			if at, ok := times[key]; ok {
 				record.add(c, key, at)
@@ -184,87 +195,104 @@ func (u *uses) addTo(record *useRecord, c *Credential) {
 func (u *uses) lag(now time.Time) time.Duration {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.oldest.IsZero() {
-		return 0
-	}
-	return max(0, now.Sub(u.oldest))
-}
-
-// take returns all, which stay known until they are settled, and when the oldest
-// was.
-func (u *uses) take() (useTimes, time.Time) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.told, u.pending = u.pending, make(useTimes)
-	return u.told, u.oldest
-}
-
-// settle forgets what was taken, but for what is left of it.
-func (u *uses) settle(left useTimes, oldest, began time.Time) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.told = nil
-	for key, at := range left {
-		u.pending[key] = max(u.pending[key], at)
-	}
 	switch {
-	case len(left) > 0:
-		u.oldest = oldest
-	case len(u.pending) > 0:
-		u.oldest = began
-	default:
-		u.oldest = time.Time{}
+	case len(u.writing.times) > 0:
+		return max(0, now.Sub(u.writing.oldest))
+	case len(u.pending.times) > 0:
+		return max(0, now.Sub(u.pending.oldest))
+	}
+	return 0
+}
+
+// lastRound returns the round after which all is written that is known now.
+func (u *uses) lastRound() uint64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.pending.times) > 0 {
+		return u.round + 1
+	}
+	return u.round
+}
+
+// done reports whether a round is over.
+func (u *uses) done(round uint64) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.round > round || u.round == round && len(u.writing.times) == 0
+}
+
+// some returns a batch of those that are to be written next.
+func (u *uses) some() useTimes {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.writing.times) == 0 {
+		u.writing, u.pending = u.pending, collectedUses{times: make(useTimes)}
+		u.round++
+	}
+	batch := make(useTimes, useBatch)
+	for key, at := range u.writing.times {
+		if batch[key] = at; len(batch) == useBatch {
+			break
+		}
+	}
+	return batch
+}
+
+// written forgets what the store knows now.
+func (u *uses) written(batch useTimes) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for key := range batch {
+		delete(u.writing.times, key)
+	}
+	if len(u.writing.times) == 0 {
+		u.writing = collectedUses{} // an emptied map keeps its memory
 	}
 }
 
-// flushUses durably tells the store of all uses.
-func (r *registry) flushUses(ctx context.Context) error {
+// flushUses durably tells the store of all uses until now.
+func (r *registry) flushUses(ctx context.Context) error { return r.flushUsesWith(ctx, nil) }
+
+// flushUsesWith does the same, and calls rest after each batch with the time that
+// it took, for as long as that returns true.
+func (r *registry) flushUsesWith(ctx context.Context, rest func(time.Duration) bool) error {
+	for last := r.uses.lastRound(); !r.uses.done(last); {
+		begun := time.Now()
+		if err := r.flushSomeUses(ctx); err != nil {
+			return err
+		}
+		if rest != nil && !rest(time.Since(begun)) {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (r *registry) flushSomeUses(ctx context.Context) error {
 	r.uses.flushing.Lock()
 	defer r.uses.flushing.Unlock()
-	began := time.Now()
-	left, oldest := r.uses.take()
-	byClient := make(map[string]useTimes)
-	for key, at := range left {
+	some := r.uses.some()
+	byClient := make(map[string]useTimes, len(some))
+	for key, at := range some {
 		if byClient[key.clientID] == nil {
 			byClient[key.clientID] = make(useTimes, 1)
 		}
 		byClient[key.clientID][key] = at
 	}
-	left, err := r.writeUses(ctx, byClient)
-	r.uses.settle(left, oldest, began)
+	var batch store.Batch
+	for clientID, times := range byClient {
+		if err := r.writeUse(ctx, clientID, times, &batch); err != nil {
+			return err
+		}
+	}
+	err := r.store.Commit(ctx, batch)
+	if errors.Is(err, store.ErrConflict) { // a credential was changed at the same time: again
+		return nil
+	}
+	if err == nil {
+		r.uses.written(some)
+	}
 	return err
-}
-
-// writeUses returns what it could not write.
-func (r *registry) writeUses(ctx context.Context, byClient map[string]useTimes) (left useTimes, err error) {
-	for len(byClient) > 0 && err == nil {
-		var batch store.Batch
-		var taken []string
-		for clientID, times := range byClient {
-			if err = r.writeUse(ctx, clientID, times, &batch); err != nil {
-				break
-			}
-			if taken = append(taken, clientID); len(taken) == useBatch {
-				break
-			}
-		}
-		if err == nil {
-			err = r.store.Commit(ctx, batch)
-		}
-		switch {
-		case errors.Is(err, store.ErrConflict): // a credential was changed at the same time
-			err = nil
-		case err == nil:
-			for _, clientID := range taken {
-				delete(byClient, clientID)
-			}
-		}
-	}
-	left = make(useTimes)
-	for _, times := range byClient {
-		maps.Copy(left, times)
-	}
-	return left, err
 }
 
 // writeUse adds to the batch that a credential was used, if it is still there when
@@ -300,20 +328,31 @@ func (r *registry) flushUsesUntilClosed() {
 	defer ticker.Stop()
 	many := r.uses.many
 	for open := true; open; {
-		ctx, cancel := context.Background(), context.CancelFunc(func() {})
+		ctx, cancel, rest := context.Background(), context.CancelFunc(func() {}), r.restFromUses
 		select {
 		case <-r.stop:
-			open = false
+			open, rest = false, nil
 			ctx, cancel = context.WithTimeout(ctx, lastFlush)
 		case <-ticker.C:
 		case <-many:
 		}
 		many = r.uses.many
-		if err := r.flushUses(ctx); err != nil {
+		if err := r.flushUsesWith(ctx, rest); err != nil {
 			// The logger of a configuration may be closed: this outlives them.
 			caddy.Log().Named("client_credentials").Error("keeping when credentials were last used", zap.Error(err))
 			many = nil // not with each use again, as long as the store takes nothing
 		}
 		cancel()
+	}
+}
+
+// restFromUses leaves the processor to others after a batch that took so long. It
+// reports whether to go on: not where the store closes.
+func (r *registry) restFromUses(took time.Duration) bool {
+	select {
+	case <-r.stop:
+		return false
+	case <-time.After(useRest * took):
+		return true
 	}
 }

@@ -247,12 +247,50 @@ func TestUsesAreCollectedUpToABound(t *testing.T) {
 	for n := range maxUses + 2 {
 		u.note(fmt.Sprint(n), hashedSecret{}, time.Now())
 	}
-	if len(u.pending) != maxUses || len(u.many) != 1 {
-		t.Errorf("%d uses are kept, and the store is to be told: %d", len(u.pending), len(u.many))
+	if len(u.pending.times) != maxUses || len(u.many) != 1 {
+		t.Errorf("%d uses are kept, and the store is to be told: %d", len(u.pending.times), len(u.many))
 	}
 	u.note("0", hashedSecret{}, time.Now().Add(time.Hour)) // it is known
-	if at := u.pending[useKey{clientID: "0"}]; at < time.Now().Add(time.Minute).UnixMilli() {
+	if at := u.pending.times[useKey{clientID: "0"}]; at < time.Now().Add(time.Minute).UnixMilli() {
 		t.Error("a known client's use is not noted")
+	}
+}
+
+func TestAFlushRestsAfterEachBatchAndOthersNeedNotWaitForIt(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	const credentials = 2*useBatch + 1
+	for range credentials {
+		c, secret, err := iss.Create(t.Context(), Draft{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		useSecret(t, iss, c.ClientID, secret)
+	}
+	written := func() int { return len(keys(t, iss.store, usedPrefix)) }
+	var rests []int
+	err := iss.registry.flushUsesWith(t.Context(), func(took time.Duration) bool {
+		if took <= 0 {
+			t.Errorf("a batch took %v", took)
+		}
+		if rests = append(rests, written()); len(rests) == 2 {
+			if err := iss.registry.flushUses(t.Context()); err != nil { // a backup, which waits for nobody
+				t.Error(err)
+			}
+		}
+		return true
+	})
+	if want := []int{useBatch, 2 * useBatch}; err != nil || !slices.Equal(rests, want) || written() != credentials {
+		t.Errorf("%v: with %d of %d written it rests, want %d", err, rests, written(), want)
+	}
+	iss.registry.uses.note("a client", hashedSecret{}, time.Now())
+	for n := range useBatch {
+		iss.registry.uses.note(fmt.Sprint(n), hashedSecret{}, time.Now())
+	}
+	if err := iss.registry.flushUsesWith(t.Context(), func(time.Duration) bool { return false }); err != nil {
+		t.Fatal(err)
+	}
+	if len(iss.registry.uses.writing.times) != 1 {
+		t.Error("it goes on though it was told to end")
 	}
 }
 
