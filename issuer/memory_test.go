@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -40,6 +41,37 @@ func TestWhatIsRememberedIsFewObjects(t *testing.T) {
 	if counted := float64(accounted) / clients; counted < bytes*0.95 || counted > bytes*1.15 {
 		t.Errorf("each is accounted for with %.0f bytes", counted)
 	}
+}
+
+func TestACredentialInMemoryTakesWhatIsSetAsideForIt(t *testing.T) {
+	const clients = 10_000
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, clients)
+	before := heap()
+	for n := range clients {
+		name, clientID := fmt.Sprint("client ", n), fmt.Sprintf("%032x", n)
+		draft := Draft{Name: &name, Account: DefaultAccount, Scopes: []string{"items:read", "items:write"}}
+		value, err := json.Marshal(newCredential(draft, time.Now(), iss.keys().hash(clientID, newSecret()), clientID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := decodeCredential(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		iss.registry.recent.Put(clientID, remembered{Credential: c}, 1)
+	}
+	after := heap()
+	bytes := (after.HeapAlloc - before.HeapAlloc) / clients
+	t.Logf("a credential takes %d bytes", bytes)
+	if bytes > credentialBytes || bytes < credentialBytes/2 {
+		t.Errorf("a credential takes %d bytes, and %d are set aside for it", bytes, credentialBytes)
+	}
+	small := &App{TokenCache: 1 << 20}
+	iss.registry.hold(small)
+	if n := iss.registry.recent.Len(); n != 1<<20/credentialBytes {
+		t.Errorf("with a token_cache of 1 MiB, %d credentials are kept", n)
+	}
+	runtime.KeepAlive(iss)
 }
 
 func heap() (m runtime.MemStats) {

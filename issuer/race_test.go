@@ -36,10 +36,11 @@ func openTestStore(t testing.TB, dir string) store.Store {
 // newTestIssuer returns an issuer that keeps so many credentials in memory.
 func newTestIssuer(t testing.TB, st store.Store, lifetime time.Duration, recent int) *Issuer {
 	t.Helper()
-	reg, err := openRegistry(t.Context(), st, recent)
+	reg, err := openRegistry(t.Context(), st)
 	if err != nil {
 		t.Fatal(err)
 	}
+	reg.recent.Resize(int64(recent))
 	t.Cleanup(reg.close)
 	policy := Policy{Issuer: "https://issuer.test", Audience: "https://api.test", TokenLifetime: lifetime}
 	iss, err := openIssuer(t.Context(), policy, reg, testKeyPolicy(t), fetch.New(true))

@@ -98,19 +98,19 @@ const (
 	// sweepBatch keeps what one transaction deletes well below what the store
 	// takes in one, and the maintenance of the store in small steps.
 	sweepBatch = 1000
-	// recentCredentials is how many credentials are kept in memory because they
-	// were used last; some 600 bytes each.
-	recentCredentials = 10_000
+	// credentialBytes is what a credential takes in memory that is kept because it
+	// was used last: some 600 bytes of its own, and its places in a list and a map.
+	credentialBytes = 1 << 10
 	// changeGroups is into how many groups credentials fall by a hash. A change of
 	// one has what is remembered of its group be read again.
 	changeGroups = 1 << 16
 )
 
-func openRegistry(ctx context.Context, st store.Store, recent int) (*registry, error) {
+func openRegistry(ctx context.Context, st store.Store) (*registry, error) {
 	r := &registry{
 		store:   st,
 		seed:    maphash.MakeSeed(),
-		recent:  lru.New[string, remembered](int64(recent)),
+		recent:  lru.New[string, remembered](DefaultTokenCache / credentialBytes),
 		foreign: newForeignSecrets(max(1, runtime.GOMAXPROCS(0)/2)),
 
 		verified: newTokenCache(DefaultTokenCache),
@@ -216,7 +216,9 @@ func (r *registry) adjust() {
 		retention = max(retention, time.Duration(a.Retention))
 	}
 	r.retention.Store(int64(retention))
-	r.verified.resize(r.holders[len(r.holders)-1].TokenCache)
+	tokens := r.holders[len(r.holders)-1].TokenCache
+	r.verified.resize(tokens)
+	r.recent.Resize(tokens / credentialBytes) // as many as there are tokens, or nearly
 }
 
 // credential returns a credential, from memory or else from the store, and how

@@ -74,7 +74,7 @@ func openChecked(ctx context.Context, st store.Store) (*registry, error) {
 	if err := saveOldFormat(ctx, st, filepath.Join(caddy.AppDataDir(), "client_credentials_backups")); err != nil {
 		return nil, err
 	}
-	reg, err := openRegistry(ctx, st, recentCredentials)
+	reg, err := openRegistry(ctx, st)
 	if err != nil {
 		return nil, fmt.Errorf("reading the store: %w", err)
 	}

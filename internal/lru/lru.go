@@ -53,9 +53,15 @@ func (c *Cache[K, V]) Put(key K, value V, cost int64) {
 		c.entries[key] = c.order.PushFront(&entry[K, V]{key, value, cost})
 		c.cost += cost
 	}
-	for c.cost > c.max && c.order.Len() > 0 {
-		c.remove(c.order.Back())
-	}
+	c.shrink()
+}
+
+// Resize changes what the entries may cost in all.
+func (c *Cache[K, V]) Resize(maxCost int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.max = maxCost
+	c.shrink()
 }
 
 // Drop removes an entry.
@@ -72,6 +78,12 @@ func (c *Cache[K, V]) Len() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.order.Len()
+}
+
+func (c *Cache[K, V]) shrink() {
+	for c.cost > c.max && c.order.Len() > 0 {
+		c.remove(c.order.Back())
+	}
 }
 
 func (c *Cache[K, V]) remove(element *list.Element) {

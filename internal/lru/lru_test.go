@@ -37,3 +37,18 @@ func TestTheCostsAreBoundedWhateverChanges(t *testing.T) {
 		t.Errorf("%d entries are kept beside one that fills it alone", c.Len())
 	}
 }
+
+func TestASmallerCacheDropsWhatWasNotUsedForLongest(t *testing.T) {
+	c := New[string, int](2)
+	c.Put("a", 1, 1)
+	c.Put("b", 2, 1)
+	c.Resize(1)
+	if _, kept := c.Get("b"); !kept || c.Len() != 1 {
+		t.Errorf("%d entries are kept, b among them: %v", c.Len(), kept)
+	}
+	c.Resize(2)
+	c.Put("c", 3, 1)
+	if c.Len() != 2 {
+		t.Errorf("%d entries are kept, and there is room for 2", c.Len())
+	}
+}
