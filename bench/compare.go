@@ -153,10 +153,20 @@ var (
 // growths have servers of their own, each: what the one has put into the
 // guard's memory must not be of use, or in the way, to the other.
 var growths = []growth{
-	{growthGuard, "", []use{oneClient, zipf}},
-	{growthGuard, "token_cache 2GiB", []use{uniform}}, // room for all
-	{growthGuard, "", []use{{"each token once", "", once, 0}}},
-	{growthToken, "", []use{oneClient, zipf, uniform}},
+	{growthGuard, roomForAll, []use{oneClient, zipf, uniform}},
+	{growthGuard, "", []use{byDefault(zipf), {"each token once", "", once, 0}}},
+	{growthToken, roomForAll, []use{oneClient, zipf, uniform}},
+	{growthToken, "", []use{byDefault(zipf), byDefault(uniform)}},
+}
+
+// roomForAll is for the tokens of a million clients, and these.
+const roomForAll = "token_cache 2GiB"
+
+// byDefault is the same with the memory that a server has for as long as nobody
+// gives it more: what does not fit is no matter of the store's size alone.
+func byDefault(u use) use {
+	u.name, u.limit = u.name+", 64 MiB", 0
+	return u
 }
 
 // growthUses returns the ways in which clients take turns in a group.

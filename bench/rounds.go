@@ -65,7 +65,7 @@ func (b *bench) measureRounds(ctx context.Context, s *scenery, found *outcome) e
 }
 
 // warm runs a case until it goes as it will go on: for a moment, or until each
-// token was sent that the guard is to remember.
+// token was sent, or each client has come, that is to be remembered.
 func (b *bench) warm(ctx context.Context, c *testCase) error {
 	if b.quick || c.warmed {
 		return nil
@@ -75,7 +75,7 @@ func (b *bench) warm(ctx context.Context, c *testCase) error {
 	s, seconds := slice{0, b.rounds + 1}, 0.3
 	switch {
 	case c.request.lines == "" || c.request.order == once:
-	case c.request.as == "token":
+	case c.request.as == "token", c.group == growthToken:
 		all.request.order = once
 		s, seconds = slice{0, 1}, 900
 	default:
