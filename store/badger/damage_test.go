@@ -389,11 +389,11 @@ func TestARemovedHeadIsRefused(t *testing.T) {
 func TestARecordThatIsNotAsTheLastTransactionLeftItIsRefused(t *testing.T) {
 	for name, spoil := range map[string]func(txn *badgerdb.Txn) error{
 		"one too many": func(txn *badgerdb.Txn) error {
-			return txn.Set([]byte("gone"), seal(store.Record{Key: "gone", Value: []byte("1")}))
+			return txn.Set([]byte("gone"), store.Seal(store.Record{Key: "gone", Value: []byte("1")}))
 		},
 		"one too few": func(txn *badgerdb.Txn) error { return txn.Delete([]byte("a")) },
 		"an earlier value": func(txn *badgerdb.Txn) error {
-			return txn.Set([]byte("a"), seal(store.Record{Key: "a", Value: []byte("1")}))
+			return txn.Set([]byte("a"), store.Seal(store.Record{Key: "a", Value: []byte("1")}))
 		},
 		"a wrong checksum": func(txn *badgerdb.Txn) error { return txn.Set([]byte("a"), []byte("nothing sealed")) },
 	} {
@@ -430,8 +430,8 @@ func TestAStoreFromBeforeTheHeadIsTakenOver(t *testing.T) {
 	}
 	err = db.Update(func(txn *badgerdb.Txn) error {
 		return errors.Join(
-			txn.Set([]byte("a"), seal(store.Record{Key: "a", Value: []byte("1")})),
-			txn.Set([]byte("b"), seal(store.Record{Key: "b", Value: []byte("2")})))
+			txn.Set([]byte("a"), store.Seal(store.Record{Key: "a", Value: []byte("1")})),
+			txn.Set([]byte("b"), store.Seal(store.Record{Key: "b", Value: []byte("2")})))
 	})
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)

@@ -3,10 +3,8 @@ package badger
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"runtime/debug"
 	"sync"
 
@@ -164,32 +162,10 @@ func read(txn *badgerdb.Txn, key string) ([]byte, error) {
 	return open(item)
 }
 
-// A record is stored as the CRC-32C of its key and value, 4 bytes big-endian,
-// followed by the value: Badger's own checksums are not looked at on every
-// read.
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-func checksum(key, value []byte) uint32 {
-	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
-}
-
-func seal(record store.Record) []byte {
-	sum := checksum([]byte(record.Key), record.Value)
-	return append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(record.Value)), sum), record.Value...)
-}
-
 func open(item *badgerdb.Item) ([]byte, error) {
 	sealed, err := item.ValueCopy(nil)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", item.Key(), err)
 	}
-	return unseal(item.Key(), sealed)
-}
-
-func unseal(key, sealed []byte) (value []byte, err error) {
-	if len(sealed) < 4 || binary.BigEndian.Uint32(sealed) != checksum(key, sealed[4:]) {
-		return nil, fmt.Errorf("%s: %w", key, store.ErrCorrupt)
-	}
-	return sealed[4:], nil
+	return store.Unseal(item.Key(), sealed)
 }

@@ -332,7 +332,7 @@ func (d *database) raw(t *testing.T, key string, stored []byte) {
 }
 
 func TestADamagedRecordIsAnErrorAndNeverAValue(t *testing.T) {
-	good := seal(store.Record{Key: "k", Value: []byte("value")})
+	good := store.Seal(store.Record{Key: "k", Value: []byte("value")})
 	changed := func(n int) []byte {
 		damaged := slices.Clone(good)
 		damaged[n] ^= 1
@@ -347,8 +347,8 @@ func TestADamagedRecordIsAnErrorAndNeverAValue(t *testing.T) {
 		"no checksum":           []byte("val"),
 		"nothing":               {},
 		"four zeros":            make([]byte, 4),
-		"moved from another":    seal(store.Record{Key: "other", Value: []byte("value")}),
-		"moved from one nearby": seal(store.Record{Key: "kv", Value: []byte("alue")}),
+		"moved from another":    store.Seal(store.Record{Key: "other", Value: []byte("value")}),
+		"moved from one nearby": store.Seal(store.Record{Key: "kv", Value: []byte("alue")}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			st := openIn(t, t.TempDir())

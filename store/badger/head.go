@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
 // head is a small file beside the database that says which transaction was
@@ -93,4 +95,4 @@ func slot(t tally) []byte {
 }
 
 // headChecksum is not that of zeros for zeros.
-func headChecksum(text []byte) uint32 { return checksum([]byte(headFile), text) }
+func headChecksum(text []byte) uint32 { return store.Checksum([]byte(headFile), text) }

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"maps"
 	"os"
@@ -179,7 +178,7 @@ func writeManifest(dir string, levels map[uint64]uint8) error {
 	const version = 8
 	text := append([]byte("Bdgr"), 0, 0, 0, version)
 	text = binary.BigEndian.AppendUint32(text, uint32(len(changes))) //nolint:gosec // G115: some bytes for each table
-	text = binary.BigEndian.AppendUint32(text, crc32.Checksum(changes, castagnoli))
+	text = binary.BigEndian.AppendUint32(text, store.Checksum(nil, changes))
 	return replaceFile(filepath.Join(dir, badgerdb.ManifestFilename), append(text, changes...))
 }
 
@@ -228,7 +227,7 @@ func entryLength(text []byte) int {
 		return 0
 	}
 	at += int(key + value) //nolint:gosec // G115: they are bounded above
-	if len(text) < at+4 || binary.BigEndian.Uint32(text[at:]) != crc32.Checksum(text[:at], castagnoli) {
+	if len(text) < at+4 || binary.BigEndian.Uint32(text[at:]) != store.Checksum(nil, text[:at]) {
 		return 0
 	}
 	return at + 4

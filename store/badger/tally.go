@@ -59,7 +59,7 @@ func readTally(txn *badgerdb.Txn) (tally, error) {
 
 // write makes t the tally of the database.
 func (t tally) write(txn *badgerdb.Txn) error {
-	return txn.Set([]byte(tallyKey), seal(store.Record{Key: tallyKey, Value: t.encode()}))
+	return txn.Set([]byte(tallyKey), store.Seal(store.Record{Key: tallyKey, Value: t.encode()}))
 }
 
 // put writes a record and counts it, in place of what was there.
@@ -67,7 +67,7 @@ func (t *tally) put(txn *badgerdb.Txn, record store.Record) error {
 	if err := t.discount(txn, record.Key); err != nil {
 		return err
 	}
-	sealed := seal(record)
+	sealed := store.Seal(record)
 	t.records++
 	t.sum += uint64(binary.BigEndian.Uint32(sealed))
 	return txn.Set([]byte(record.Key), sealed)
@@ -90,7 +90,7 @@ func (t *tally) discount(txn *badgerdb.Txn, key string) error {
 		return err
 	}
 	return item.Value(func(sealed []byte) error {
-		if _, err := unseal(item.Key(), sealed); err != nil {
+		if _, err := store.Unseal(item.Key(), sealed); err != nil {
 			return err
 		}
 		t.records--
@@ -151,7 +151,7 @@ func countRange(db *badgerdb.DB, from, to []byte, damaged func(key string, err e
 				continue
 			}
 			err := item.Value(func(sealed []byte) error {
-				_, err := unseal(item.Key(), sealed)
+				_, err := store.Unseal(item.Key(), sealed)
 				if err == nil {
 					records++
 					sum += uint64(binary.BigEndian.Uint32(sealed))
