@@ -24,6 +24,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/clientcredentials/caddy-client-credentials/internal/freeport"
 	"github.com/clientcredentials/caddy-client-credentials/internal/testserver"
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
@@ -222,7 +223,7 @@ func TestASymbolicLinkToTheStoreIsTheSameStore(t *testing.T) {
 
 func TestTwoSitesShareTheApp(t *testing.T) {
 	s := testserver.New(t)
-	api := testserver.FreePort(t)
+	api := freeport.For(t)
 	s.Run(t, testserver.Simple+fmt.Sprintf("http://localhost:%d {\n\tbearer_auth\n\treverse_proxy {{upstream}}\n}\n", api))
 	c := s.CreateWith(t, issuer.ScopeWrite)
 	token := s.Token(t, c)
@@ -247,7 +248,7 @@ func TestTwoSitesShareTheApp(t *testing.T) {
 
 func TestASecondProcessIsToldWhatToDo(t *testing.T) {
 	s, _, _ := start(t)
-	second := &testserver.Server{Dir: s.Dir, Port: testserver.FreePort(t), Admin: fmt.Sprintf("127.0.0.1:%d", testserver.FreePort(t)), Upstream: s.Upstream}
+	second := &testserver.Server{Dir: s.Dir, Port: freeport.For(t), Admin: fmt.Sprintf("127.0.0.1:%d", freeport.For(t)), Upstream: s.Upstream}
 	out, err := second.Command("run", "--config", second.WriteCaddyfile(t, testserver.Simple)).CombinedOutput()
 	said := string(out) + s.Log(t)
 	if err == nil || !strings.Contains(said, "held by another process") || !strings.Contains(said, "caddy reload") {

@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 
+	"github.com/clientcredentials/caddy-client-credentials/internal/freeport"
 	"github.com/clientcredentials/caddy-client-credentials/internal/testserver"
 )
 
@@ -233,7 +234,7 @@ func run(t *testing.T, name string) *example {
 	text := localPort.ReplaceAllStringFunc(read(t, name+"/Caddyfile"), func(found string) string {
 		port := localPort.FindStringSubmatch(found)[2]
 		if e.ports[port] == 0 {
-			e.ports[port] = testserver.FreePort(t)
+			e.ports[port] = freeport.For(t)
 		}
 		return fmt.Sprint("localhost:", e.ports[port])
 	})

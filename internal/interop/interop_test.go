@@ -17,6 +17,7 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 
+	"github.com/clientcredentials/caddy-client-credentials/internal/freeport"
 	"github.com/clientcredentials/caddy-client-credentials/internal/testserver"
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
@@ -221,7 +222,7 @@ func curl(t *testing.T, s *testserver.Server, c testserver.Credential) {
 }
 
 func TestAnMCPClientFindsItsWayFromTheURLOfTheAPI(t *testing.T) {
-	port := fmt.Sprint(testserver.FreePort(t))
+	port := fmt.Sprint(freeport.For(t))
 	s := run(t, site("mcp_compat", "reverse_proxy /mcp 127.0.0.1:"+port))
 	node(t, s, awkward(t, s), "mcp.mjs", "MCP_PORT="+port)
 }

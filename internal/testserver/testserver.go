@@ -6,10 +6,8 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -18,7 +16,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -30,6 +27,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 
 	_ "github.com/clientcredentials/caddy-client-credentials"
+	"github.com/clientcredentials/caddy-client-credentials/internal/freeport"
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
@@ -91,9 +89,9 @@ func New(t testing.TB) *Server {
 	t.Helper()
 	return &Server{
 		Dir:      t.TempDir(),
-		Port:     FreePort(t),
-		TLSPort:  FreePort(t),
-		Admin:    fmt.Sprintf("127.0.0.1:%d", FreePort(t)),
+		Port:     freeport.For(t),
+		TLSPort:  freeport.For(t),
+		Admin:    fmt.Sprintf("127.0.0.1:%d", freeport.For(t)),
 		Upstream: newUpstream(t),
 
 		certificate: writeCertificate(t),
@@ -404,41 +402,6 @@ func Body(t testing.TB, resp *http.Response) string {
 		t.Fatal(err)
 	}
 	return string(body)
-}
-
-// FreePort returns a port that nobody listens on, below those that outgoing
-// connections take. It is the test's own until it ends: the tests of other
-// packages run at the same time.
-func FreePort(t testing.TB) int {
-	t.Helper()
-	ports.Lock()
-	defer ports.Unlock()
-	for range 1000 {
-		ports.next++
-		port := 20000 + (os.Getpid()*37+ports.next)%12000
-		// The sign that a port is taken is a listener on another loopback
-		// address, where the system has one.
-		sign, err := net.Listen("tcp", fmt.Sprintf("127.0.0.77:%d", port))
-		if errors.Is(err, syscall.EADDRINUSE) {
-			continue
-		}
-		if err == nil {
-			t.Cleanup(func() { _ = sign.Close() })
-		}
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		_ = l.Close()
-		return port
-	}
-	t.Fatal("no free port")
-	return 0
-}
-
-var ports struct {
-	sync.Mutex
-	next int
 }
 
 // Upstream is an HTTP server that records what reaches it.
