@@ -7,9 +7,10 @@
 package clientcredentials
 
 import (
-	_ "github.com/clientcredentials/caddy-client-credentials/caddyfile"    // directives and global option
-	_ "github.com/clientcredentials/caddy-client-credentials/command"      // caddy client-credentials …
-	_ "github.com/clientcredentials/caddy-client-credentials/handler"      // endpoints, guard, admin API
-	_ "github.com/clientcredentials/caddy-client-credentials/issuer"       // the app
-	_ "github.com/clientcredentials/caddy-client-credentials/store/badger" // the embedded store
+	_ "github.com/clientcredentials/caddy-client-credentials/caddyfile"      // directives and global option
+	_ "github.com/clientcredentials/caddy-client-credentials/command"        // caddy client-credentials …
+	_ "github.com/clientcredentials/caddy-client-credentials/handler"        // endpoints, guard, admin API
+	_ "github.com/clientcredentials/caddy-client-credentials/issuer"         // the app
+	_ "github.com/clientcredentials/caddy-client-credentials/store/badger"   // the embedded store
+	_ "github.com/clientcredentials/caddy-client-credentials/store/postgres" // the store that nodes share
 )

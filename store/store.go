@@ -93,6 +93,8 @@ var (
 	ErrCorrupt = errors.New("a record is damaged: its checksum does not fit")
 	// ErrFull says that the store has no room for what shall be written.
 	ErrFull = errors.New("the store is full")
+	// ErrStale says that the store may lack what other nodes have committed.
+	ErrStale = errors.New("the store may have changed without this node knowing it")
 	// ErrClosed says that the store is closed.
 	ErrClosed = errors.New("the store is closed")
 )

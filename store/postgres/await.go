@@ -1,0 +1,145 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+// Await implements store.Shared. It waits for the nodes that have a row when it
+// begins: one that makes its row later knows all before it serves. The comment of
+// feed says why that is enough.
+func (d *database) Await(ctx context.Context) error {
+	if !d.wait {
+		return nil
+	}
+	head, waiting, err := d.othersOnceReached(ctx)
+	if err != nil {
+		return fmt.Errorf("asking for the other nodes: %w", err)
+	}
+	begun := clock() // after the commit, and after the polls that the rows tell of
+	silent := make(map[uuid.UUID]node)
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		for id, other := range waiting {
+			if other.applied >= head {
+				delete(waiting, id)
+			} else if clock()-begun > other.lease+clockMargin(other.lease) {
+				silent[id] = other
+				delete(waiting, id)
+			}
+		}
+		if len(waiting) == 0 {
+			d.forget(ctx, silent)
+			return nil
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return fmt.Errorf("waiting for other nodes, %d of which have not said that they know of the change: %w", len(waiting), err)
+		}
+		_, now, err := d.others(ctx)
+		switch {
+		case errors.Is(err, store.ErrClosed):
+			return err
+		case err == nil:
+			maps.DeleteFunc(waiting, func(id uuid.UUID, _ node) bool {
+				other, exists := now[id] // one without a row does not serve by what it knew when it had it
+				return !exists || other.applied >= head
+			})
+		}
+	}
+}
+
+// clockMargin is what a lease is longer by for the others than for the node that
+// has it: clocks may run apart by 1 %, and a request that was let in at the last
+// moment is answered a little later.
+func clockMargin(lease time.Duration) time.Duration { return lease/100 + 100*time.Millisecond }
+
+// node is the row of another node.
+type node struct {
+	applied, polls int64
+	lease          time.Duration
+	host           string
+}
+
+// othersOnceReached asks for the other nodes until ctx is over.
+func (d *database) othersOnceReached(ctx context.Context) (head int64, others map[uuid.UUID]node, err error) {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		head, others, err = d.others(ctx)
+		if err == nil || errors.Is(err, store.ErrClosed) {
+			return head, others, err
+		}
+		if over := sleep(ctx, pause); over != nil {
+			return 0, nil, errors.Join(over, err)
+		}
+	}
+}
+
+// others returns the number of the last commit, and the rows of the other nodes.
+func (d *database) others(ctx context.Context) (head int64, others map[uuid.UUID]node, err error) {
+	if err := d.enter(ctx); err != nil {
+		return 0, nil, err
+	}
+	defer d.gate.RUnlock()
+
+	err = d.retry(ctx, func() error {
+		return d.connected(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+			rows, err := conn.Query(ctx, `SELECT head.n, nodes.id, nodes.applied, nodes.polls, nodes.lease_ms, nodes.host
+				FROM client_credentials_head head LEFT JOIN client_credentials_nodes nodes ON nodes.id <> $1`, d.feed.node)
+			if err != nil {
+				return err
+			}
+			head, others, err = readNodes(rows)
+			return err
+		})
+	})
+	return head, others, err
+}
+
+func readNodes(rows pgx.Rows) (head int64, nodes map[uuid.UUID]node, err error) {
+	nodes = make(map[uuid.UUID]node)
+	var id *uuid.UUID
+	var applied, polls, lease *int64
+	var host *string
+	tag, err := pgx.ForEachRow(rows, []any{&head, &id, &applied, &polls, &lease, &host}, func() error {
+		if id != nil {
+			nodes[*id] = node{*applied, *polls, time.Duration(*lease) * time.Millisecond, *host}
+		}
+		return nil
+	})
+	if err == nil && tag.RowsAffected() == 0 {
+		err = errHeadMissing
+	}
+	return head, nodes, err
+}
+
+// forget deletes the rows of nodes that have not polled since these were read,
+// more than a lease ago, so that no later commit waits for them. A failure is of no
+// account: the next one finds them.
+func (d *database) forget(ctx context.Context, silent map[uuid.UUID]node) {
+	if len(silent) == 0 || d.enter(ctx) != nil {
+		return
+	}
+	defer d.gate.RUnlock()
+
+	for id, gone := range silent {
+		err := d.connected(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+			tag, err := conn.Exec(ctx, `DELETE FROM client_credentials_nodes WHERE id = $1 AND polls = $2`, id, gone.polls)
+			if err == nil && tag.RowsAffected() == 1 {
+				logger().Warn("a node has not been heard of for its lease: changes don't wait for it any more",
+					zap.String("host", gone.host), zap.Stringer("node", id), zap.Duration("lease", gone.lease))
+			}
+			return err
+		})
+		if err != nil {
+			logger().Debug("deleting the row of a silent node has failed", zap.Error(err))
+		}
+	}
+}

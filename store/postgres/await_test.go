@@ -1,0 +1,216 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/testpostgres"
+)
+
+func longLease(p *Postgres) { p.Lease = caddy.Duration(time.Minute) }
+
+func nodes(t *testing.T, db *database) int {
+	t.Helper()
+	_, others, err := db.others(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(others)
+}
+
+// With leases of a minute, it is not by one that has run out that Await returns.
+func TestAwaitReturnsWhenAllHaveAppliedIt(t *testing.T) {
+	url := newURL(t)
+	one, _ := join(t, url, longLease)
+	var told []*follower
+	for range 3 {
+		_, f := join(t, url, longLease)
+		told = append(told, f)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	defer cancel()
+	for n := range 20 {
+		put(t, one, "k", "1")
+		if err := one.Await(ctx); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range told {
+			if got := f.heard(); len(got) != n+1 {
+				t.Fatalf("after the commit and Await number %d a node was told %q", n+1, got)
+			}
+		}
+	}
+}
+
+// What another has committed counts, too: who finds the work done must not answer
+// before the other could.
+func TestAwaitWaitsForWhatAnotherHasCommitted(t *testing.T) {
+	url := newURL(t)
+	one, _ := join(t, url, longLease)
+	two, _ := join(t, url, longLease)
+	third := open(t, url, longLease)
+	slow := &waitingFollower{release: make(chan struct{})}
+	if err := third.Follow(t.Context(), slow); err != nil {
+		t.Fatal(err)
+	}
+	put(t, one, "k", "1")
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := two.Await(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Await = %v, while a node has not applied it", err)
+	}
+	close(slow.release)
+	if err := two.Await(t.Context()); err != nil || !slices.Equal(slow.heard(), []string{"k"}) {
+		t.Errorf("Await = %v, and the node was told %q", err, slow.heard())
+	}
+}
+
+func TestAwaitWaitsForTheLeaseOfANodeThatIsCutOff(t *testing.T) {
+	server := testpostgres.Shared(t)
+	name := server.NewDatabase(t)
+	proxy := testpostgres.NewProxy(t, server)
+	one, _ := join(t, server.URL(name), longLease)
+	_, live := join(t, server.URL(name), longLease)
+	cut, told := join(t, proxy.URL(name), func(p *Postgres) { p.Lease = caddy.Duration(3 * time.Second) })
+	eventually(t, "it has said what it knows", func() bool { return cut.Stale() == nil })
+	proxy.Cut()
+	put(t, one, "k", "1")
+	for cut.Stale() == nil { // it may serve by what it knows
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		err := one.Await(ctx)
+		stale := cut.Stale()
+		cancel()
+		if err == nil && stale == nil {
+			t.Fatal("Await has returned while a node serves that does not know")
+		}
+	}
+	if err := one.Await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if cut.Stale() == nil || len(told.heard()) != 0 || !slices.Equal(live.heard(), []string{"k"}) {
+		t.Errorf("Await has returned: %v, %q, %q", cut.Stale(), told.heard(), live.heard())
+	}
+	if n := nodes(t, one); n != 1 {
+		t.Errorf("there are rows of %d other nodes, want 1", n)
+	}
+	proxy.Heal()
+	eventually(t, "it serves again", func() bool { return cut.Stale() == nil })
+	if got := told.heard(); !slices.Equal(got, []string{"k"}) {
+		t.Errorf("it serves, and was told %q", got)
+	}
+	if n := nodes(t, one); n != 2 {
+		t.Errorf("there are rows of %d other nodes, want 2", n)
+	}
+}
+
+func TestAwaitForgetsANodeThatWasKilled(t *testing.T) {
+	url := newURL(t)
+	one, _ := join(t, url, longLease)
+	killed, _ := join(t, url)
+	// Nothing of it runs any more, and its row is there.
+	killed.feed.stop()
+	killed.feed.done.Wait()
+	put(t, one, "k", "1")
+	if err := one.Await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if killed.Stale() == nil {
+		t.Error("Await has returned before the lease has run out")
+	}
+	if n := nodes(t, one); n != 0 {
+		t.Errorf("there are rows of %d other nodes, want none", n)
+	}
+}
+
+func TestANodeThatCloseLeavesNoRow(t *testing.T) {
+	url := newURL(t)
+	one, _ := join(t, url, longLease)
+	two, _ := join(t, url, longLease)
+	if n := nodes(t, one); n != 1 {
+		t.Errorf("there are rows of %d other nodes, want 1", n)
+	}
+	if err := two.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := nodes(t, one); n != 0 {
+		t.Errorf("there are rows of %d other nodes, want none", n)
+	}
+}
+
+func TestWithRevokeWaitNoneNobodyIsWaitedFor(t *testing.T) {
+	url := newURL(t)
+	one, _ := join(t, url, func(p *Postgres) { p.RevokeWait = RevokeWaitNone })
+	two := open(t, url, longLease)
+	slow := &waitingFollower{release: make(chan struct{})}
+	if err := two.Follow(t.Context(), slow); err != nil {
+		t.Fatal(err)
+	}
+	put(t, one, "k", "1")
+	if err := one.Await(t.Context()); err != nil || len(slow.heard()) != 0 {
+		t.Errorf("Await = %v, and the other node was told %q", err, slow.heard())
+	}
+	close(slow.release)
+}
+
+// A poll that finds no row does not let the node serve: an Await may just have
+// read the rows.
+func TestAPollWithoutARowDoesNotCount(t *testing.T) {
+	url := newURL(t)
+	db := open(t, url)
+	db.feed.follower = new(follower)
+	for n, counts := range []bool{false, true, true} {
+		before := db.feed.until.Load()
+		if _, err := db.feed.poll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if counted := db.feed.until.Load() != before; counted != counts {
+			t.Errorf("poll %d counts: %t", n, counted)
+		}
+	}
+	if _, err := db.pool.Exec(t.Context(), `DELETE FROM client_credentials_nodes`); err != nil {
+		t.Fatal(err)
+	}
+	for n, counts := range []bool{false, true} {
+		before := db.feed.until.Load()
+		if _, err := db.feed.poll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if counted := db.feed.until.Load() != before; counted != counts {
+			t.Errorf("after the row was deleted, poll %d counts: %t", n, counted)
+		}
+	}
+}
+
+// The row of a node that has polled since it was read stays.
+func TestForgettingNeedsTheSameCountOfPolls(t *testing.T) {
+	url := newURL(t)
+	one, _ := join(t, url)
+	two := open(t, url, longLease)
+	two.feed.follower = new(follower)
+	poll := func() {
+		if _, err := two.feed.poll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	poll()
+	poll()
+	_, read, err := one.others(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	poll()
+	one.forget(t.Context(), read)
+	if n := nodes(t, one); n != 1 {
+		t.Errorf("the row of a node that lives was deleted")
+	}
+	_, read, _ = one.others(t.Context())
+	one.forget(t.Context(), read)
+	if n := nodes(t, one); n != 0 {
+		t.Errorf("the row of a node that is silent was left")
+	}
+}

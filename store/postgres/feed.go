@@ -1,0 +1,436 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+// feed follows what is committed, on a connection of its own. Asking for it is
+// what counts: a notification only has it asked at once.
+//
+// Why no node serves by what a commit has changed when Await of that commit, made
+// by any node, has returned:
+//
+// A poll is one transaction that first writes this node's row and then, by another
+// statement, reads the head and what was committed since. When the answer is
+// applied, the node may serve until the time at which it SENT the poll, plus its
+// lease. So
+//
+//  1. a poll that is sent after the commit was acknowledged learns of the commit,
+//     and lets the node serve only when that is applied;
+//  2. what the node may serve by polls that were sent before ends a lease after
+//     the commit at the latest.
+//
+// So to wait for the longest lease would always do. The rows of the nodes let
+// Await return earlier: when each node has written that it has applied the commit.
+// For this a node that may serve by an older poll must have a row. It has: a poll
+// counts only if it found the row there, so the row was committed before the poll
+// read the head. It is deleted only by the node itself, when it serves no more, or
+// by an Await that has seen it with the same count of polls for a lease: by (2) the
+// node does not serve then. If that node is just writing its next poll, either
+// the deletion waits for it, and finds another count; or the poll waits for the
+// deletion, and finds no row: it does not count, and the node makes another row,
+// with a count that none had before.
+//
+// A poll is as durable as a commit. So a server that can't reach the replica that
+// must have all commits lets no node serve either.
+type feed struct {
+	config   *pgx.ConnConfig
+	pool     *pgxpool.Pool // what broken connections there may be is forgotten with the feed's own
+	features features
+	lease    time.Duration
+	accept   bool // what the node knew last, when its lease has run out
+	node     uuid.UUID
+
+	// until is when the lease runs out, by clock.
+	until atomic.Int64
+
+	mu      sync.Mutex
+	heard   time.Time // when the last poll that counts was sent
+	failure error     // of the last poll
+
+	// The goroutine that follows has the rest to itself.
+	conn     *pgx.Conn
+	follower store.Follower
+	applied  int64     // the number of the last commit that was applied
+	last     uuid.UUID // its id
+	reported int64     // what the node's row says
+	polls    int64
+	stale    bool      // as was logged
+	logged   time.Time // when a failure was logged last
+
+	stop   context.CancelFunc
+	done   sync.WaitGroup
+	closed atomic.Bool
+}
+
+const (
+	channel = "client_credentials"
+	wakeUp  = "pg_notify('" + channel + "', '')"
+	// pollGap is the least time between two polls that notifications ask for.
+	pollGap = 20 * time.Millisecond
+	// maxChanges is how many commits one poll learns of.
+	maxChanges = 500
+	// history is how long changes are kept. A node that was cut off for longer
+	// reads all that it needs anew.
+	history = 10 * time.Minute
+	// trimInterval is how often each node looks for older ones.
+	trimInterval = time.Minute
+	// nothingYet is what a node has applied that has just been started.
+	nothingYet = -1
+)
+
+func newFeed(p *Postgres, pool *pgxpool.Pool, features features) *feed {
+	f := &feed{
+		config:   p.config.ConnConfig,
+		pool:     pool,
+		features: features,
+		lease:    time.Duration(p.Lease),
+		accept:   p.OnStale == OnStaleAccept,
+		node:     uuid.New(),
+		applied:  nothingYet,
+		reported: nothingYet,
+		failure:  errors.New("it has not been asked yet"),
+		stop:     func() {},
+	}
+	f.until.Store(math.MinInt64)
+	return f
+}
+
+// Follow implements store.Shared.
+func (d *database) Follow(ctx context.Context, follower store.Follower) error {
+	if err := d.enter(ctx); err != nil {
+		return err
+	}
+	defer d.gate.RUnlock()
+	return d.feed.follow(ctx, follower)
+}
+
+// Stale implements store.Shared.
+func (d *database) Stale() error { return d.feed.staleness() }
+
+func (f *feed) follow(ctx context.Context, follower store.Follower) error {
+	if f.follower != nil {
+		return errors.New("the store is followed already")
+	}
+	f.follower = follower
+	err := persist(ctx, func(ctx context.Context) error {
+		for f.until.Load() == math.MinInt64 {
+			if _, err := f.poll(ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		f.disconnect()
+		return fmt.Errorf("following the store: %w", err)
+	}
+	ctx, f.stop = context.WithCancel(context.WithoutCancel(ctx))
+	f.done.Go(func() { f.run(ctx) })
+	f.done.Go(func() { f.trimUntil(ctx) })
+	return nil
+}
+
+func (f *feed) staleness() error {
+	if f.closed.Load() {
+		return fmt.Errorf("%w: %w", store.ErrStale, store.ErrClosed)
+	}
+	if f.accept || int64(clock()) <= f.until.Load() {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return fmt.Errorf("%w: it has not heard from the database since %s: %w", store.ErrStale, f.heard.Format(time.RFC3339), f.failure)
+}
+
+// close ends the feed. The node serves no more.
+func (f *feed) close() {
+	if f.closed.Swap(true) {
+		return
+	}
+	f.stop()
+	f.done.Wait()
+	if f.conn != nil {
+		_ = within(context.Background(), time.Second, func(ctx context.Context) error {
+			_, err := f.conn.Exec(ctx, `DELETE FROM client_credentials_nodes WHERE id = $1`, f.node)
+			return err
+		})
+		f.disconnect()
+	}
+}
+
+// run polls until ctx is over.
+func (f *feed) run(ctx context.Context) {
+	pause, backoff := time.Duration(0), time.Duration(0)
+	for f.wait(ctx, pause); ctx.Err() == nil; f.wait(ctx, pause) {
+		settled, err := f.poll(context.WithoutCancel(ctx)) // close needs the connection
+		switch {
+		case err != nil:
+			backoff = min(2*backoff+50*time.Millisecond, time.Second)
+			pause = backoff/2 + rand.N(backoff/2) //nolint:gosec // the pause is no secret
+			f.failed(err)
+		case settled:
+			pause, backoff = f.lease/4, 0
+		default: // others may wait for what this node has applied
+			pause, backoff = 0, 0
+		}
+	}
+}
+
+// wait returns when the pause is over, or before that when somebody has committed.
+func (f *feed) wait(ctx context.Context, pause time.Duration) {
+	if f.conn == nil || !f.features.notify || pause == 0 {
+		_ = sleep(ctx, pause)
+		return
+	}
+	begun := clock()
+	waiting, cancel := context.WithTimeout(ctx, pause)
+	defer cancel()
+	_, err := f.conn.WaitForNotification(waiting)
+	switch {
+	case err == nil:
+		_ = sleep(ctx, pollGap-(clock()-begun))
+	case waiting.Err() == nil: // the connection is lost: the poll makes a new one
+		f.disconnect()
+	}
+}
+
+// poll asks once what was committed, and applies it. It returns true when all is
+// applied, and this node's row says so.
+func (f *feed) poll(ctx context.Context) (settled bool, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			logger().Error("panic while following the store", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			err = errors.New("following the store has panicked")
+		}
+		if err != nil {
+			f.disconnect()
+		}
+	}()
+	if err := f.connect(ctx); err != nil {
+		return false, err
+	}
+	sent, at, reported := clock(), time.Now(), f.applied
+	var a answer
+	err = within(ctx, min(f.lease/2, 3*time.Second), func(ctx context.Context) (err error) {
+		if a, err = f.ask(ctx); err == nil && !a.registered {
+			err = f.register(ctx)
+		}
+		return err
+	})
+	if err != nil || !a.registered {
+		return false, err
+	}
+	if !f.apply(a) {
+		return false, nil
+	}
+	f.until.Store(int64(sent + f.lease))
+	f.served(at)
+	return reported == f.applied, nil
+}
+
+func (f *feed) connect(ctx context.Context) error {
+	if f.conn != nil {
+		return nil
+	}
+	return within(ctx, patience, func(ctx context.Context) (err error) {
+		if f.conn, err = pgx.ConnectConfig(ctx, f.config); err != nil {
+			return err
+		}
+		if f.features.notify {
+			_, err = f.conn.Exec(ctx, `LISTEN `+channel)
+		}
+		return err
+	})
+}
+
+// disconnect forgets the connection, and those of the pool: what has broken one may
+// have broken all.
+func (f *feed) disconnect() {
+	if f.conn == nil {
+		return
+	}
+	_ = within(context.Background(), 100*time.Millisecond, f.conn.Close)
+	f.conn = nil
+	f.pool.Reset()
+}
+
+// answer is what a poll learns.
+type answer struct {
+	registered bool // the poll has found this node's row
+	head       int64
+	id         uuid.UUID
+	changes    []committed // from the last one that was applied on, if there are later ones
+}
+
+type committed struct {
+	n    int64
+	id   uuid.UUID
+	keys []string
+}
+
+func (f *feed) ask(ctx context.Context) (a answer, err error) {
+	f.polls++
+	batch := f.features.begin()
+	batch.Queue(`UPDATE client_credentials_nodes SET applied = $2, polls = $3, lease_ms = $4, seen = clock_timestamp() WHERE id = $1`,
+		f.node, f.applied, f.polls, f.lease.Milliseconds()).Exec(func(tag pgconn.CommandTag) error {
+		a.registered = tag.RowsAffected() == 1
+		return nil
+	})
+	from := f.applied
+	if from == nothingYet {
+		from = math.MaxInt64 // of what nothing is remembered of, nothing has changed
+	}
+	batch.Queue(`SELECT head.n, head.id, changes.n, changes.id, changes.keys FROM client_credentials_head head
+		LEFT JOIN client_credentials_changes changes ON head.n > $1 AND changes.n >= $1 ORDER BY changes.n LIMIT $2`,
+		from, 1+maxChanges).Query(func(rows pgx.Rows) (err error) {
+		a.head, a.id, a.changes, err = readChanges(rows)
+		return err
+	})
+	if err := transact(ctx, f.conn, batch); err != nil {
+		return answer{}, fmt.Errorf("polling: %w", err)
+	}
+	return a, nil
+}
+
+func readChanges(rows pgx.Rows) (head int64, id uuid.UUID, changes []committed, err error) {
+	var n *int64
+	var changeID *uuid.UUID
+	var keys [][]byte
+	tag, err := pgx.ForEachRow(rows, []any{&head, &id, &n, &changeID, &keys}, func() error {
+		if n == nil {
+			return nil
+		}
+		change := committed{n: *n, id: *changeID, keys: make([]string, len(keys))}
+		for n, key := range keys {
+			change.keys[n] = string(key)
+		}
+		changes = append(changes, change)
+		return nil
+	})
+	if err == nil && tag.RowsAffected() == 0 {
+		err = errHeadMissing
+	}
+	return head, id, changes, err
+}
+
+var errHeadMissing = errors.New("the database has lost a table's only row: client_credentials_head")
+
+// register makes this node's row anew.
+func (f *feed) register(ctx context.Context) error {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	_, err = f.conn.Exec(ctx, `INSERT INTO client_credentials_nodes (id, applied, polls, lease_ms, host, seen)
+		VALUES ($1, $2, $3, $4, $5, clock_timestamp())`, f.node, f.applied, f.polls, f.lease.Milliseconds(), host)
+	if err != nil {
+		return fmt.Errorf("registering this node: %w", err)
+	}
+	return nil
+}
+
+// apply tells the follower what the answer says, and returns whether that is all
+// that was committed.
+func (f *feed) apply(a answer) bool {
+	switch {
+	case f.applied == nothingYet:
+	case a.head == f.applied && a.id == f.last:
+		return true
+	case a.head <= f.applied, len(a.changes) > 0 && a.changes[0].n == f.applied && a.changes[0].id != f.last:
+		logger().Error("the database was replaced by another copy of itself", zap.Int64("known", f.applied), zap.Int64("found", a.head))
+		f.follower.ChangedAnything(true)
+	case len(a.changes) == 0, a.changes[0].n != f.applied:
+		logger().Warn("changes are not kept any more that this node has missed", zap.Int64("known", f.applied), zap.Int64("found", a.head))
+		f.follower.ChangedAnything(false)
+	default:
+		return f.applyEach(a)
+	}
+	f.applied, f.last = a.head, a.id
+	return true
+}
+
+func (f *feed) applyEach(a answer) bool {
+	for _, change := range a.changes[1:] {
+		if change.n != f.applied+1 { // never, unless somebody has deleted it by hand
+			f.follower.ChangedAnything(false)
+			f.applied, f.last = a.head, a.id
+			return true
+		}
+		f.follower.Changed(change.keys)
+		f.applied, f.last = change.n, change.id
+	}
+	return f.applied == a.head
+}
+
+// served notes that the node may serve.
+func (f *feed) served(at time.Time) {
+	f.mu.Lock()
+	f.heard = at
+	f.mu.Unlock()
+	if f.stale {
+		logger().Info("this node hears from the database again")
+	}
+	f.stale, f.logged = false, time.Time{}
+}
+
+// failed notes why a poll has failed.
+func (f *feed) failed(err error) {
+	f.mu.Lock()
+	f.failure = err
+	heard := f.heard
+	f.mu.Unlock()
+	if now := time.Now(); now.Sub(f.logged) > 10*time.Second {
+		logger().Warn("asking the database what has changed has failed", zap.Error(err))
+		f.logged = now
+	}
+	if !f.stale && int64(clock()) > f.until.Load() {
+		f.stale = true
+		logger().Error("this node has not heard from the database for a lease", zap.Time("since", heard),
+			zap.Bool("accepts_tokens", f.accept), zap.Error(err))
+	}
+}
+
+// trimUntil deletes old changes until ctx is over.
+func (f *feed) trimUntil(ctx context.Context) {
+	for sleep(ctx, trimInterval/2+rand.N(trimInterval)) == nil { //nolint:gosec // the pause is no secret
+		if err := f.trim(ctx, history); err != nil && ctx.Err() == nil {
+			logger().Warn("deleting old changes has failed", zap.Error(err))
+		}
+	}
+}
+
+// trim deletes the changes that are older, some at a time, but for the last one.
+func (f *feed) trim(ctx context.Context, keep time.Duration) error {
+	for deleted := int64(maxChanges); deleted == maxChanges; {
+		err := within(ctx, patience, func(ctx context.Context) error {
+			tag, err := f.pool.Exec(ctx, `DELETE FROM client_credentials_changes WHERE n IN (
+				SELECT n FROM client_credentials_changes
+				WHERE at < clock_timestamp() - $1 * interval '1 second' AND n < (SELECT n FROM client_credentials_head)
+				ORDER BY n LIMIT $2)`, keep.Seconds(), maxChanges)
+			deleted = tag.RowsAffected()
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

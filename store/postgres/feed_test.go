@@ -1,0 +1,365 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/testpostgres"
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+func TestANodeIsToldWhatAnotherCommits(t *testing.T) {
+	url := newURL(t)
+	one, toldOne := join(t, url)
+	put(t, one, "before", "1")
+	eventually(t, "the first node is told of its own commit", func() bool {
+		return slices.Equal(toldOne.heard(), []string{"before"})
+	})
+	two, toldTwo := join(t, url)
+	if got := toldTwo.heard(); len(got) != 0 {
+		t.Errorf("the second node was told %q, of which it remembers nothing", got)
+	}
+	put(t, one, "b", "1", "a", "1")
+	if err := two.Commit(t.Context(), store.Batch{Deletes: []string{"a", "k\x00\xff"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := two.Commit(t.Context(), store.Batch{Conditions: []store.Condition{{Key: "b"}}, Deletes: []string{"b"}}); !errors.Is(err, store.ErrConflict) {
+		t.Fatal(err)
+	}
+	want := []string{"a,b", "a,k\x00\xff"}
+	for told, want := range map[*follower][]string{toldOne: append([]string{"before"}, want...), toldTwo: want} {
+		eventually(t, "both are told", func() bool { return len(told.heard()) >= len(want) })
+		if got := told.heard(); !slices.Equal(got, want) {
+			t.Errorf("a node was told %q, want %q", got, want)
+		}
+	}
+}
+
+func TestWithoutNotificationsANodeIsToldJustTheSame(t *testing.T) {
+	url := newURL(t)
+	one, two := open(t, url), open(t, url)
+	one.features.notify = false
+	two.feed.features.notify = false
+	told := new(follower)
+	if err := two.Follow(t.Context(), told); err != nil {
+		t.Fatal(err)
+	}
+	put(t, one, "k", "1")
+	eventually(t, "the node is told", func() bool { return slices.Equal(told.heard(), []string{"k"}) })
+}
+
+// Every node is told all, and in the order of the commits, with no gap: also when
+// it learns of more than one poll can tell.
+func TestAllAreToldAllInOrder(t *testing.T) {
+	url := newURL(t)
+	slow := open(t, url)
+	var dbs []*database
+	var told []*follower
+	for range 3 {
+		db, f := join(t, url)
+		dbs, told = append(dbs, db), append(told, f)
+	}
+	release := make(chan struct{})
+	late := &waitingFollower{release: release}
+	if err := slow.Follow(t.Context(), late); err != nil {
+		t.Fatal(err)
+	}
+	const each = maxChanges
+	var writers sync.WaitGroup
+	for n, db := range dbs {
+		writers.Go(func() {
+			for m := range each {
+				if err := db.Commit(context.Background(), store.Batch{Puts: records(fmt.Sprintf("%d/%d", n, m), "")}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	writers.Wait()
+	close(release)
+	told = append(told, &late.follower)
+	for _, f := range told {
+		eventually(t, "a node is told all", func() bool { return len(f.heard()) >= len(dbs)*each })
+		got := f.heard()
+		if !slices.Equal(got, told[0].heard()) {
+			t.Error("two nodes were told different things")
+		}
+		next := make([]int, len(dbs))
+		for _, key := range got {
+			var n, m int
+			fmt.Sscanf(key, "%d/%d", &n, &m)
+			if m != next[n] {
+				t.Fatalf("%s was told when %d/%d was due", key, n, next[n])
+			}
+			next[n]++
+		}
+	}
+}
+
+// waitingFollower takes its time over the first change.
+type waitingFollower struct {
+	follower
+	release chan struct{}
+}
+
+func (f *waitingFollower) Changed(keys []string) {
+	<-f.release
+	f.follower.Changed(keys)
+}
+
+func TestANodeThatMissedWhatIsTrimmedReadsAllAnew(t *testing.T) {
+	server := testpostgres.Shared(t)
+	name := server.NewDatabase(t)
+	proxy := testpostgres.NewProxy(t, server)
+	one := open(t, server.URL(name))
+	cut, told := join(t, proxy.URL(name))
+	put(t, one, "a", "1")
+	eventually(t, "it is told", func() bool { return slices.Equal(told.heard(), []string{"a"}) })
+	proxy.Cut()
+	eventually(t, "it is stale", func() bool { return cut.Stale() != nil })
+	for range maxChanges + 10 {
+		put(t, one, "b", "2")
+	}
+	if err := one.feed.trim(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	left := 0
+	if err := server.Connect(t, name).QueryRow(t.Context(), `SELECT count(*) FROM client_credentials_changes`).Scan(&left); err != nil || left != 1 {
+		t.Errorf("%d changes are left, %v, want the last one", left, err)
+	}
+	proxy.Heal()
+	eventually(t, "it is told", func() bool { return len(told.heard()) > 1 })
+	put(t, one, "c", "3")
+	eventually(t, "it is told of what follows", func() bool { return len(told.heard()) > 2 })
+	if got, want := told.heard(), []string{"a", "anything, lost: false", "c"}; !slices.Equal(got, want) {
+		t.Errorf("it was told %q, want %q", got, want)
+	}
+}
+
+func TestTrimmingKeepsWhatIsNotOld(t *testing.T) {
+	db := open(t, newURL(t))
+	for range 3 {
+		put(t, db, "k", "1")
+	}
+	if err := db.feed.trim(t.Context(), history); err != nil {
+		t.Fatal(err)
+	}
+	left := 0
+	if err := db.pool.QueryRow(t.Context(), `SELECT count(*) FROM client_credentials_changes`).Scan(&left); err != nil || left != 4 {
+		t.Errorf("%d changes are left, %v, want 4", left, err)
+	}
+}
+
+// A copy that is older, or as old with other commits, or has gone on from an
+// older one: each loses what the node was told.
+func TestADatabaseReplacedByAnotherCopyIsNoticed(t *testing.T) {
+	for after, want := range map[int]string{0: "older", 1: "as old", 3: "ahead"} {
+		t.Run(want, func(t *testing.T) {
+			server := testpostgres.Shared(t)
+			name := server.NewDatabase(t)
+			db, told := join(t, server.URL(name))
+			put(t, db, "a", "1")
+			eventually(t, "it is told", func() bool { return len(told.heard()) == 1 })
+			swap := func(statements ...string) {
+				terminate := `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '` + name + `'`
+				forbid, allow := `ALTER DATABASE `+name+` ALLOW_CONNECTIONS false`, `ALTER DATABASE `+name+` ALLOW_CONNECTIONS true`
+				server.Exec(t, "postgres", forbid, terminate)
+				eventually(t, "all have left", func() bool {
+					n := 0
+					err := server.Connect(t, "postgres").QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = $1`, name).Scan(&n)
+					return err == nil && n == 0
+				})
+				server.Exec(t, "postgres", statements...)
+				server.Exec(t, "postgres", allow)
+			}
+			swap(`CREATE DATABASE ` + name + `_copy TEMPLATE ` + name)
+			eventually(t, "it serves again", func() bool { return db.Stale() == nil })
+			put(t, db, "b", "2")
+			eventually(t, "it is told", func() bool { return len(told.heard()) == 2 })
+			other := open(t, server.URL(name+"_copy"))
+			for range after {
+				put(t, other, "c", "3")
+			}
+			if err := other.Close(); err != nil {
+				t.Fatal(err)
+			}
+			swap(`ALTER DATABASE `+name+` RENAME TO `+name+`_old`, `ALTER DATABASE `+name+`_copy RENAME TO `+name,
+				`ALTER DATABASE `+name+`_old ALLOW_CONNECTIONS false`)
+			eventually(t, "it is told", func() bool { return len(told.heard()) > 2 })
+			put(t, db, "d", "4")
+			eventually(t, "it is told of what follows", func() bool { return len(told.heard()) > 3 })
+			if got, want := told.heard(), []string{"a", "b", "anything, lost: true", "d"}; !slices.Equal(got, want) {
+				t.Errorf("it was told %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+func TestANodeThatIsCutOffIsStaleAndServesAgain(t *testing.T) {
+	server := testpostgres.Shared(t)
+	name := server.NewDatabase(t)
+	proxy := testpostgres.NewProxy(t, server)
+	whole, _ := join(t, server.URL(name))
+	cut, told := join(t, proxy.URL(name))
+	accepting, _ := join(t, proxy.URL(name), func(p *Postgres) { p.OnStale = OnStaleAccept })
+	for range 2 {
+		eventually(t, "it serves", func() bool { return cut.Stale() == nil })
+		proxy.Cut()
+		eventually(t, "it is stale", func() bool { return cut.Stale() != nil })
+		if err := cut.Stale(); !errors.Is(err, store.ErrStale) {
+			t.Errorf("Stale = %v, want ErrStale", err)
+		}
+		before := len(told.heard())
+		put(t, whole, "k", "1")
+		if _, err := cut.Get(t.Context(), "k"); err == nil {
+			t.Error("a read has reached the database")
+		}
+		if cut.Stale() == nil || len(told.heard()) != before {
+			t.Error("it serves while it is cut off")
+		}
+		if err := accepting.Stale(); err != nil {
+			t.Errorf("a node that accepts what it knew: %v", err)
+		}
+		proxy.Heal()
+		eventually(t, "it serves again", func() bool { return cut.Stale() == nil })
+		if got := told.heard(); len(got) != before+1 { // no later than it serves
+			t.Errorf("it serves and was told %q", got)
+		}
+		if value, err := cut.Get(t.Context(), "k"); err != nil || string(value) != "1" {
+			t.Errorf("Get = %q, %v", value, err)
+		}
+	}
+}
+
+func TestAKilledServerHasLostNothingAndNodesGoOn(t *testing.T) {
+	server := testpostgres.Start(t)
+	name := server.NewDatabase(t)
+	one, told := join(t, server.URL(name))
+	two, _ := join(t, server.URL(name))
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var mu sync.Mutex
+	var acknowledged []string
+	count := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(acknowledged)
+	}
+	var writers sync.WaitGroup
+	for n, db := range []*database{one, two} {
+		for m := range 2 {
+			writers.Go(func() {
+				for i := 0; ctx.Err() == nil; i++ {
+					key := fmt.Sprintf("%d/%d/%d", n, m, i)
+					if err := db.Commit(context.Background(), store.Batch{Puts: records(key, key)}); err == nil {
+						mu.Lock()
+						acknowledged = append(acknowledged, key)
+						mu.Unlock()
+					} else if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrFull) {
+						t.Errorf("Commit = %v", err)
+					}
+				}
+			})
+		}
+	}
+	for range 3 {
+		before := count()
+		eventually(t, "commits", func() bool { return count() > before+50 })
+		server.Kill()
+		eventually(t, "they are stale", func() bool { return one.Stale() != nil && two.Stale() != nil })
+		server.Restart(t)
+		eventually(t, "they serve again", func() bool { return one.Stale() == nil && two.Stale() == nil })
+	}
+	stop()
+	writers.Wait()
+	for _, key := range acknowledged {
+		if value, err := one.Get(t.Context(), key); err != nil || string(value) != key {
+			t.Errorf("%s was acknowledged: Get = %q, %v", key, value, err)
+		}
+	}
+	eventually(t, "all is told", func() bool { return slices.Contains(told.heard(), acknowledged[len(acknowledged)-1]) })
+	all := told.heard()
+	for _, key := range acknowledged {
+		if !slices.Contains(all, key) {
+			t.Errorf("%s was acknowledged and not told", key)
+		}
+	}
+	if slices.Contains(all, "anything, lost: true") || slices.Contains(all, "anything, lost: false") {
+		t.Error("a crash was taken for a loss")
+	}
+}
+
+// What ends the connection of the feed alone must not make the node stale.
+func TestALostConnectionIsMadeAnew(t *testing.T) {
+	server := testpostgres.Shared(t)
+	name := server.NewDatabase(t)
+	db, told := join(t, server.URL(name), func(p *Postgres) { p.Lease = caddy.Duration(30 * time.Second) })
+	terminate := `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`
+	for n := range 3 {
+		server.Exec(t, name, terminate)
+		put(t, db, "k", "1") // with a connection of the pool that has ended, too
+		eventually(t, "it is told", func() bool { return len(told.heard()) == n+1 })
+		if err := db.Stale(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestAPanicOfTheFollowerMakesTheNodeStaleAndNoMore(t *testing.T) {
+	db := open(t, newURL(t))
+	f := &panickingFollower{panics: make(chan bool, 1000)}
+	if err := db.Follow(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	for range 6 {
+		f.panics <- true
+	}
+	put(t, db, "k", "1")
+	eventually(t, "it is stale", func() bool { return db.Stale() != nil })
+	eventually(t, "it serves again", func() bool { return db.Stale() == nil })
+	if got := f.heard(); !slices.Equal(got, []string{"k"}) {
+		t.Errorf("it was told %q", got)
+	}
+}
+
+type panickingFollower struct {
+	follower
+	panics chan bool
+}
+
+func (f *panickingFollower) Changed(keys []string) {
+	select {
+	case <-f.panics:
+		panic("for the test")
+	default:
+		f.follower.Changed(keys)
+	}
+}
+
+func TestStaleCostsNoAllocation(t *testing.T) {
+	db, _ := join(t, newURL(t), func(p *Postgres) { p.Lease = caddy.Duration(time.Minute) })
+	if n := testing.AllocsPerRun(1000, func() {
+		if err := db.Stale(); err != nil {
+			t.Error(err)
+		}
+	}); n != 0 {
+		t.Errorf("Stale allocates %v times", n)
+	}
+}
+
+func BenchmarkStale(b *testing.B) {
+	db, _ := join(b, newURL(b), func(p *Postgres) { p.Lease = caddy.Duration(time.Minute) })
+	for b.Loop() {
+		if err := db.Stale(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,40 @@
+package store
+
+import "context"
+
+// Shared is a Store that other processes, its nodes, have open too.
+type Shared interface {
+	Store
+
+	// Follow calls follower from one goroutine with all that any node commits,
+	// this one included, in the order of the commits, until the store is closed.
+	// It returns once all is known that was committed before the call (the first
+	// complete catch-up), or with an error. It is called once, before the store
+	// is used for anything whose result is remembered.
+	Follow(ctx context.Context, follower Follower) error
+
+	// Stale returns nil while this node knows all that was committed longer than
+	// a lease ago; else an ErrStale that says since when it does not, and why. It
+	// costs an atomic load and a reading of the clock: it is called for each
+	// request.
+	Stale() error
+
+	// Await returns nil once every other node has applied all that was committed
+	// before the call, by whichever node, or can't be serving by what it knew
+	// before: its lease, and a margin for the clocks' rates, have run out. An
+	// error means that this could not be told in time of ctx.
+	Await(ctx context.Context) error
+}
+
+// Follower is told what was committed to a Shared store. Its methods must not
+// block for long.
+type Follower interface {
+	// Changed is called with the keys that a commit has put or deleted.
+	Changed(keys []string)
+
+	// ChangedAnything is called where the changes since the last call are not
+	// known one by one: the history was trimmed, or the database was replaced by
+	// another copy of itself. Then lost is true: what was told before may not be
+	// in the store any more.
+	ChangedAnything(lost bool)
+}
