@@ -233,6 +233,8 @@ func TestABatchThatDoesNotFitWritesNothing(t *testing.T) {
 	for name, batch := range map[string]store.Batch{
 		"a key too long":   {Puts: records("b", "1", strings.Repeat("k", 70_000), "1"), Deletes: []string{"a"}},
 		"no key":           {Puts: records("b", "1", "", "1"), Deletes: []string{"a"}},
+		"the tally's key":  {Puts: records("b", "1", tallyKey, "1"), Deletes: []string{"a"}},
+		"without a tally":  {Puts: records("b", "1"), Deletes: []string{"a", tallyKey}},
 		"too many records": {Puts: slices.Concat(records("b", "1"), many(100_000))},
 	} {
 		if err := st.Commit(t.Context(), batch); err == nil {
@@ -240,6 +242,22 @@ func TestABatchThatDoesNotFitWritesNothing(t *testing.T) {
 		}
 	}
 	expect(t, st, "a=1")
+}
+
+// A tally that counts itself would not agree with the records at the next start.
+func TestAStoreThatWasAskedForTheTallysKeyOpensAgain(t *testing.T) {
+	dir := t.TempDir()
+	st := openIn(t, dir)
+	for _, batch := range []store.Batch{{Puts: records(tallyKey, "1")}, {Deletes: []string{tallyKey}}} {
+		if err := st.Commit(t.Context(), batch); err == nil {
+			t.Error("Commit returned no error")
+		}
+	}
+	put(t, st, "a", "1")
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, openIn(t, dir), "a=1")
 }
 
 func many(n int) []store.Record {

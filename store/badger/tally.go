@@ -25,7 +25,7 @@ type tally struct {
 }
 
 const (
-	tallyKey  = "\x00tally" // no record of the store has this key
+	tallyKey  = "\x00tally" // no record of the store may have this key
 	tallySize = 24
 )
 
@@ -82,6 +82,9 @@ func (t *tally) remove(txn *badgerdb.Txn, key string) error {
 }
 
 func (t *tally) discount(txn *badgerdb.Txn, key string) error {
+	if key == tallyKey {
+		return errors.New("the key is the store's own")
+	}
 	item, err := txn.Get([]byte(key))
 	if errors.Is(err, badgerdb.ErrKeyNotFound) {
 		return nil
