@@ -8,18 +8,21 @@ import (
 )
 
 // Store is an open database of records. Its methods may be called at once from
-// many goroutines. An error other than those named here means that the store
-// cannot tell, and nothing may be concluded from it.
+// many goroutines. An error other than those named here, as that of a context
+// which has ended, means that the store cannot tell, and nothing may be concluded
+// from it.
+//
+// What a call returns has all in it for which a Commit had returned before the call.
 type Store interface {
-	// Get returns the value of key: a copy that the caller owns. It returns
-	// ErrNotFound where there is none, and ErrCorrupt where what is there is
-	// not what was written.
+	// Get returns the value of key: a copy that the caller owns, and that is not
+	// nil. It returns ErrNotFound where there is none, and ErrCorrupt where what is
+	// there is not what was written.
 	Get(ctx context.Context, key string) ([]byte, error)
 
 	// Scan calls fn with each record whose key begins with prefix, in the
 	// order of the keys' bytes, from one consistent view. The value is a copy
 	// that fn owns. fn must not call the store. Scan ends with fn's first
-	// error.
+	// error. Others commit meanwhile, however long it takes.
 	Scan(ctx context.Context, prefix string, fn func(key string, value []byte) error) error
 
 	// ScanFrom does the same with those records alone whose keys do not sort before
@@ -27,13 +30,15 @@ type Store interface {
 	ScanFrom(ctx context.Context, prefix, from string, fn func(key string, value []byte) error) error
 
 	// Commit carries out the batch as one: all of it, and durably, when it
-	// returns nil, and none of it otherwise, but for an error of the disk
-	// itself. It returns ErrConflict where a condition does not hold, and
-	// ErrFull where the store has no room left.
+	// returns nil. Nobody ever sees a part of it. It returns ErrConflict where a
+	// condition does not hold, and ErrFull where the store has no room left: with
+	// these, with ErrClosed, and where ctx had ended before, nothing was done. After
+	// any other error, as of a disk, a connection, or a context that ends meanwhile,
+	// all was done or nothing. The batch is the caller's again.
 	Commit(ctx context.Context, batch Batch) error
 
-	// Close waits for the operations under way and closes the store. Every
-	// later call returns ErrClosed.
+	// Close waits for the operations under way, which it does not disturb, and
+	// closes the store. Every later call returns ErrClosed.
 	Close() error
 }
 
@@ -60,12 +65,23 @@ type Mender interface {
 	AcceptLoss(ctx context.Context, finish func(Store) error) (lost []string, err error)
 }
 
-// Batch is what Commit carries out.
+// What each engine takes. It may refuse what is beyond, though not in part, and
+// keys that begin with a zero byte or '!', where it may have some of its own.
+const (
+	MaxKey     = 2 << 10    // bytes of a key, which has at least one
+	MaxValue   = 1<<20 - 5  // bytes of a value
+	MaxRecords = 5000       // puts and deletes of a batch
+	MaxBytes   = 1100 << 10 // of the keys and values of a batch
+)
+
+// Batch is what Commit carries out: the puts in their order, then the deletes. An
+// empty one is carried out, too, if its conditions hold.
 type Batch struct {
 	// Conditions are checked before anything is written.
 	Conditions []Condition
 	Puts       []Record
-	Deletes    []string
+	// Deletes may name what is not there.
+	Deletes []string
 	// Urgent batches may take the last reserve of a store that is full for all
 	// others: those that end rights, and those that only remove.
 	Urgent bool
@@ -78,7 +94,7 @@ type Condition struct {
 	Value []byte
 }
 
-// Record is a key and its value.
+// Record is a key and its value. To put a value of nil is to put an empty one.
 type Record struct {
 	Key   string
 	Value []byte

@@ -174,10 +174,9 @@ const lockPatience = 5 * time.Second
 
 var errHeld = errors.New("its directory is locked")
 
-// maxValue is the longest value of a record, in bytes, with room for its
-// checksum: Badger would put longer ones into another log, which nothing here
-// looks after.
-const maxValue = 1<<20 - 5
+// maxValue leaves room for the checksum: Badger would put longer values into
+// another log, which nothing here looks after.
+const maxValue = store.MaxValue
 
 func dbOptions(dir string) badgerdb.Options {
 	return badgerdb.DefaultOptions(dir).
