@@ -50,6 +50,9 @@ type Engine interface {
 	// same one. Options that only tune it are no part of it.
 	Identity() string
 
+	// Shared reports whether the stores that Open returns are Shared.
+	Shared() bool
+
 	// Open opens the database, and makes it where it does not exist.
 	Open(ctx context.Context) (Store, error)
 }

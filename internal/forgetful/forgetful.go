@@ -24,6 +24,9 @@ func (Engine) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "client_credentials.stores.forgetful", New: func() caddy.Module { return new(Engine) }}
 }
 
+// Shared implements store.Engine.
+func (Engine) Shared() bool { return false }
+
 // Identity names the one store that can be open.
 func (Engine) Identity() string { return "forgetful" }
 

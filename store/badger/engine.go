@@ -100,6 +100,9 @@ func (b *Badger) Identity() string {
 	return "badger:" + b.dir
 }
 
+// Shared reports that one process alone holds the database.
+func (b *Badger) Shared() bool { return false }
+
 // Open opens the database. While another process holds it, it tries again for
 // 5 s: a Caddy that is being replaced may not have let go of it yet.
 func (b *Badger) Open(ctx context.Context) (opened store.Store, err error) {

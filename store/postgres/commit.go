@@ -39,10 +39,11 @@ type change struct {
 	puts, values [][]byte
 	deletes      [][]byte
 	changed      [][]byte // keys
+	urgent       bool
 }
 
 func newChange(batch store.Batch) change {
-	c := change{conditions: batch.Conditions, deletes: [][]byte{}}
+	c := change{conditions: batch.Conditions, deletes: [][]byte{}, urgent: batch.Urgent}
 	values := make(map[string][]byte, len(batch.Puts)) // the last one of a key counts
 	for _, record := range batch.Puts {
 		values[record.Key] = store.Seal(record)
@@ -130,7 +131,7 @@ func (d *database) write(ctx context.Context, conn *pgxpool.Conn, c change, n in
 	if len(c.deletes) > 0 {
 		batch.Queue(`DELETE FROM client_credentials_records WHERE key = ANY($1)`, c.deletes)
 	}
-	batch.Queue(`INSERT INTO client_credentials_changes (n, id, at, keys) VALUES ($1, $2, clock_timestamp(), $3)`, n, id, c.changed)
+	batch.Queue(`INSERT INTO client_credentials_changes (n, id, at, keys, urgent) VALUES ($1, $2, clock_timestamp(), $3, $4)`, n, id, c.changed, c.urgent)
 	if d.features.notify {
 		batch.Queue(`SELECT ` + wakeUp)
 	}

@@ -221,6 +221,9 @@ func address(host string, port uint16) string {
 	return net.JoinHostPort(strings.ToLower(strings.TrimSuffix(host, ".")), strconv.Itoa(int(port)))
 }
 
+// Shared reports that other nodes may have the database open too.
+func (p *Postgres) Shared() bool { return true }
+
 // openPatience is how long it is tried to reach a database that has not started yet.
 const openPatience = 5 * time.Second
 

@@ -281,9 +281,10 @@ type answer struct {
 }
 
 type committed struct {
-	n    int64
-	id   uuid.UUID
-	keys []string
+	n      int64
+	id     uuid.UUID
+	keys   []string
+	urgent bool
 }
 
 func (f *feed) ask(ctx context.Context) (a answer, err error) {
@@ -298,7 +299,7 @@ func (f *feed) ask(ctx context.Context) (a answer, err error) {
 	if from == nothingYet {
 		from = math.MaxInt64 // of what nothing is remembered of, nothing has changed
 	}
-	batch.Queue(`SELECT head.n, head.id, changes.n, changes.id, changes.keys FROM client_credentials_head head
+	batch.Queue(`SELECT head.n, head.id, changes.n, changes.id, changes.keys, changes.urgent FROM client_credentials_head head
 		LEFT JOIN client_credentials_changes changes ON head.n > $1 AND changes.n >= $1 ORDER BY changes.n LIMIT $2`,
 		from, 1+maxChanges).Query(func(rows pgx.Rows) (err error) {
 		a.head, a.id, a.changes, err = readChanges(rows)
@@ -314,11 +315,12 @@ func readChanges(rows pgx.Rows) (head int64, id uuid.UUID, changes []committed, 
 	var n *int64
 	var changeID *uuid.UUID
 	var keys [][]byte
-	tag, err := pgx.ForEachRow(rows, []any{&head, &id, &n, &changeID, &keys}, func() error {
+	var urgent *bool
+	tag, err := pgx.ForEachRow(rows, []any{&head, &id, &n, &changeID, &keys, &urgent}, func() error {
 		if n == nil {
 			return nil
 		}
-		change := committed{n: *n, id: *changeID, keys: make([]string, len(keys))}
+		change := committed{n: *n, id: *changeID, keys: make([]string, len(keys)), urgent: *urgent}
 		for n, key := range keys {
 			change.keys[n] = string(key)
 		}
@@ -374,7 +376,7 @@ func (f *feed) applyEach(a answer) bool {
 			f.applied, f.last = a.head, a.id
 			return true
 		}
-		f.follower.Changed(change.keys)
+		f.follower.Changed(change.keys, change.urgent)
 		f.applied, f.last = change.n, change.id
 	}
 	return f.applied == a.head

@@ -110,9 +110,9 @@ type waitingFollower struct {
 	release chan struct{}
 }
 
-func (f *waitingFollower) Changed(keys []string) {
+func (f *waitingFollower) Changed(keys []string, urgent bool) {
 	<-f.release
-	f.follower.Changed(keys)
+	f.follower.Changed(keys, urgent)
 }
 
 func TestANodeThatMissedWhatIsTrimmedReadsAllAnew(t *testing.T) {
@@ -335,12 +335,12 @@ type panickingFollower struct {
 	panics chan bool
 }
 
-func (f *panickingFollower) Changed(keys []string) {
+func (f *panickingFollower) Changed(keys []string, urgent bool) {
 	select {
 	case <-f.panics:
 		panic("for the test")
 	default:
-		f.follower.Changed(keys)
+		f.follower.Changed(keys, urgent)
 	}
 }
 

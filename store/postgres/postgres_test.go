@@ -51,7 +51,7 @@ type follower struct {
 	told []string
 }
 
-func (f *follower) Changed(keys []string) { f.tell(strings.Join(keys, ",")) }
+func (f *follower) Changed(keys []string, _ bool) { f.tell(strings.Join(keys, ",")) }
 
 func (f *follower) ChangedAnything(lost bool) { f.tell(fmt.Sprintf("anything, lost: %t", lost)) }
 

@@ -30,10 +30,11 @@ var migrations = [][]string{{
 	)`,
 	// What the last commits have put or deleted.
 	`CREATE TABLE client_credentials_changes (
-		n    bigint      PRIMARY KEY,
-		id   uuid        NOT NULL,
-		at   timestamptz NOT NULL,
-		keys bytea[]     NOT NULL
+		n      bigint      PRIMARY KEY,
+		id     uuid        NOT NULL,
+		at     timestamptz NOT NULL,
+		keys   bytea[]     NOT NULL,
+		urgent boolean     NOT NULL
 	)`,
 	// Who has the store open. The last two are for who looks at the table.
 	`CREATE TABLE client_credentials_nodes (
@@ -48,7 +49,7 @@ var migrations = [][]string{{
 
 // The first commit, of nothing.
 const firstCommit = `WITH head AS (INSERT INTO client_credentials_head (n, id) VALUES (0, $1) RETURNING n, id)
-	INSERT INTO client_credentials_changes (n, id, at, keys) SELECT n, id, clock_timestamp(), '{}' FROM head`
+	INSERT INTO client_credentials_changes (n, id, at, keys, urgent) SELECT n, id, clock_timestamp(), '{}', false FROM head`
 
 // The SQLSTATE codes that are looked for.
 const (

@@ -101,6 +101,12 @@ var brokenEngines = map[string]struct {
 		},
 		[]string{"EachNodeIsToldOfEachCommitInOrder"},
 	},
+	"tells of no commit that it is urgent": {
+		func(sound store.Shared) store.Store {
+			return fed{sound, func(f store.Follower) store.Follower { return calm{f} }}
+		},
+		[]string{"EachNodeIsToldOfEachCommitInOrder"},
+	},
 	"follows only some time after Follow": {
 		func(sound store.Shared) store.Store { return late{sound} },
 		[]string{"ANodeThatBeginsToFollowMissesNothing"},
@@ -399,35 +405,40 @@ type gaps struct {
 	commits int
 }
 
-func (g *gaps) Changed(keys []string) {
+func (g *gaps) Changed(keys []string, urgent bool) {
 	if g.commits++; g.commits%5 != 0 {
-		g.Follower.Changed(keys)
+		g.Follower.Changed(keys, urgent)
 	}
 }
 
 type swapped struct {
 	store.Follower
 	commits int
-	held    []string
+	held    func()
 }
 
-func (s *swapped) Changed(keys []string) {
+func (s *swapped) Changed(keys []string, urgent bool) {
+	tell := func() { s.Follower.Changed(keys, urgent) }
 	if s.commits++; s.commits%10 == 0 {
-		s.held = keys
+		s.held = tell
 		return
 	}
-	s.Follower.Changed(keys)
+	tell()
 	if s.held != nil {
-		s.Follower.Changed(s.held)
+		s.held()
 		s.held = nil
 	}
 }
 
 type putsAlone struct{ store.Follower }
 
-func (p putsAlone) Changed(keys []string) {
-	p.Follower.Changed(keys[:min(2, len(keys))])
+func (p putsAlone) Changed(keys []string, urgent bool) {
+	p.Follower.Changed(keys[:min(2, len(keys))], urgent)
 }
+
+type calm struct{ store.Follower }
+
+func (c calm) Changed(keys []string, _ bool) { c.Follower.Changed(keys, false) }
 
 type late struct{ store.Shared }
 

@@ -35,7 +35,7 @@ type journal struct {
 	read    int64 // bytes of it
 	records map[string][]byte
 	follows bool
-	untold  [][]string // changes of which the follower was not told
+	untold  []change // of which the follower was not told
 
 	dir  string
 	own  string // file in which it says how far it is: see noteApplied
@@ -49,10 +49,16 @@ const (
 	margin = lease / 3
 )
 
+type change struct {
+	keys   []string
+	urgent bool
+}
+
 // line is a commit in the file.
 type line struct {
 	Puts    []put
 	Deletes [][]byte
+	Urgent  bool
 }
 
 type put struct{ Key, Value []byte }
@@ -120,7 +126,7 @@ func (j *journal) apply(text []byte) error {
 		keys = append(keys, string(key))
 	}
 	if j.follows {
-		j.untold = append(j.untold, keys)
+		j.untold = append(j.untold, change{keys, commit.Urgent})
 	}
 	return nil
 }
@@ -204,7 +210,7 @@ func (j *journal) Commit(ctx context.Context, batch store.Batch) error {
 }
 
 func encode(batch store.Batch) ([]byte, error) {
-	var commit line
+	commit := line{Urgent: batch.Urgent}
 	for _, record := range batch.Puts {
 		commit.Puts = append(commit.Puts, put{[]byte(record.Key), record.Value})
 	}
@@ -277,8 +283,8 @@ func (j *journal) tell(node *os.File, follower store.Follower) error {
 	if err != nil {
 		return err
 	}
-	for _, keys := range changes {
-		follower.Changed(keys)
+	for _, one := range changes {
+		follower.Changed(one.keys, one.urgent)
 	}
 	if err := noteApplied(node, read, begun); err != nil {
 		return err

@@ -36,7 +36,7 @@ type follower struct {
 func newFollower() *follower { return new(follower) }
 
 // Changed implements store.Follower.
-func (f *follower) Changed(keys []string) {
+func (f *follower) Changed(keys []string, urgent bool) {
 	f.mu.Lock()
 	wait := f.holdUp
 	f.mu.Unlock()
@@ -45,7 +45,11 @@ func (f *follower) Changed(keys []string) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.commits = append(f.commits, slices.Clone(keys))
+	keys = slices.Clone(keys)
+	if urgent {
+		keys = append(keys, urgently)
+	}
+	f.commits = append(f.commits, keys)
 }
 
 // ChangedAnything implements store.Follower.
@@ -128,6 +132,7 @@ func (n node) commitNext(ctx context.Context) (int, error) {
 		batch := store.Batch{
 			Conditions: []store.Condition{{Key: "last", Value: value}},
 			Puts:       records("last", strconv.Itoa(next), putKey(next), ""),
+			Urgent:     isUrgent(next),
 		}
 		if last > 0 {
 			batch.Deletes = []string{putKey(last)}
@@ -142,12 +147,22 @@ func (n node) commitNext(ctx context.Context) (int, error) {
 
 func putKey(n int) string { return fmt.Sprintf("put/%09d", n) }
 
+// urgently is among the keys of a commit, as it is told, that was urgent.
+const urgently = "urgently"
+
+func isUrgent(n int) bool { return n%3 == 0 }
+
 // keysOf returns the keys that the commit of a number changes, sorted.
 func keysOf(n int) []string {
-	if n == 1 {
-		return []string{"last", putKey(1)}
+	keys := []string{"last"}
+	if n > 1 {
+		keys = append(keys, putKey(n-1))
 	}
-	return []string{"last", putKey(n - 1), putKey(n)}
+	keys = append(keys, putKey(n))
+	if isUrgent(n) {
+		keys = append(keys, urgently)
+	}
+	return keys
 }
 
 // commitMany makes so many commits with each node, from several goroutines.

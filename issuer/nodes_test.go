@@ -1,0 +1,276 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/fetch"
+	"github.com/clientcredentials/caddy-client-credentials/internal/testpostgres"
+	"github.com/clientcredentials/caddy-client-credentials/store"
+	"github.com/clientcredentials/caddy-client-credentials/store/postgres"
+)
+
+func TestMain(m *testing.M) { testpostgres.Main(m) }
+
+// openNode returns an issuer that shares the database.
+func openNode(t *testing.T, url string, lifetime time.Duration) *Issuer {
+	t.Helper()
+	iss, err := tryNode(t, url, lifetime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return iss
+}
+
+func tryNode(t *testing.T, url string, lifetime time.Duration) (*Issuer, error) {
+	engine := &postgres.Postgres{Connection: url, Lease: caddy.Duration(time.Second)}
+	if err := engine.Provision(caddy.Context{}); err != nil {
+		return nil, err
+	}
+	st, err := engine.Open(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { _ = st.Close() })
+	reg, err := openRegistry(context.Background(), st, st.(store.Shared))
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(reg.close)
+	policy := Policy{Issuer: "https://issuer.test", Audience: "https://api.test", TokenLifetime: lifetime}
+	iss, err := openIssuer(context.Background(), policy, reg, testKeyPolicy(t), fetch.New(true))
+	if err != nil {
+		return nil, err
+	}
+	app := &App{TokenCache: DefaultTokenCache}
+	app.issuer.Store(iss)
+	reg.hold(app)
+	return iss, nil
+}
+
+// newNodes returns issuers that share an empty database.
+func newNodes(t *testing.T, n int) []*Issuer {
+	t.Helper()
+	server := testpostgres.Shared(t)
+	url := server.URL(server.NewDatabase(t))
+	nodes := make([]*Issuer, n)
+	for n := range nodes {
+		nodes[n] = openNode(t, url, time.Hour)
+	}
+	return nodes
+}
+
+func verified(iss *Issuer, token string) error {
+	_, err := iss.Verify(context.Background(), token)
+	return err
+}
+
+func TestNodesThatStartTogetherHaveOneSetOfKeys(t *testing.T) {
+	server := testpostgres.Shared(t)
+	url := server.URL(server.NewDatabase(t))
+	nodes := make([]*Issuer, 4)
+	var starting sync.WaitGroup
+	for n := range nodes {
+		starting.Go(func() {
+			var err error
+			if nodes[n], err = tryNode(t, url, time.Hour); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	starting.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	c, secret, token := clientWithToken(t, nodes[0])
+	for n, node := range nodes {
+		if node.keys().signing.id != nodes[0].keys().signing.id {
+			t.Errorf("node %d signs with a key of its own", n)
+		}
+		if err := verified(node, token); err != nil {
+			t.Errorf("node %d: %v", n, err)
+		}
+		useSecret(t, node, c.ClientID, secret)
+	}
+}
+
+func TestWhatOneNodeHasRevokedNoOtherAccepts(t *testing.T) {
+	nodes := newNodes(t, 3)
+	for name, revoke := range map[string]func(iss *Issuer, c *Credential, token string) error{
+		"credential": func(iss *Issuer, c *Credential, _ string) error {
+			return iss.Revoke(t.Context(), "", c.ClientID)
+		},
+		"disabled": func(iss *Issuer, c *Credential, _ string) error {
+			_, err := iss.Change(t.Context(), "", c.ClientID, Patch{Enabled: named(false)})
+			return err
+		},
+		"token": func(iss *Issuer, c *Credential, token string) error {
+			_, err := iss.RevokeToken(t.Context(), Caller{Credential: c}, token)
+			return err
+		},
+		"key": func(iss *Issuer, _ *Credential, _ string) error {
+			return iss.RevokeKey(t.Context(), iss.keys().signing.id)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, _, token := clientWithToken(t, nodes[0])
+			var watchers [3]watcher
+			for n, node := range nodes {
+				access, err := node.Verify(t.Context(), token)
+				if err != nil {
+					t.Fatalf("node %d: %v", n, err)
+				}
+				if err := access.Watch(t.Context(), &watchers[n].Watch, &watchers[n]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := revoke(nodes[0], c, token); err != nil {
+				t.Fatal(err)
+			}
+			for n, node := range nodes {
+				if err := verified(node, token); !isRefusal(err) {
+					t.Errorf("node %d says %v", n, err)
+				}
+				eventually(t, "a stream is ended", func() bool { return watchers[n].revoked.Load() > 0 })
+				watchers[n].Stop()
+			}
+			_, _, next := clientWithToken(t, nodes[1]) // with another key, after one was revoked
+			for n, node := range nodes {
+				if err := verified(node, next); err != nil {
+					t.Errorf("node %d, a token of another node: %v", n, err)
+				}
+			}
+		})
+	}
+}
+
+func TestANodeThatIsCutOffCannotTell(t *testing.T) {
+	server := testpostgres.Shared(t)
+	database := server.NewDatabase(t)
+	proxy := testpostgres.NewProxy(t, server)
+	near, far := openNode(t, server.URL(database), time.Hour), openNode(t, proxy.URL(database), time.Hour)
+	c, secret, token := clientWithToken(t, near)
+	if err := verified(far, token); err != nil {
+		t.Fatal(err)
+	}
+	proxy.Cut()
+	if err := near.Revoke(t.Context(), "", c.ClientID); err != nil {
+		t.Fatal(err)
+	}
+	if err := verified(far, token); !errors.Is(err, store.ErrStale) {
+		t.Errorf("a token that was revoked meanwhile: %v", err)
+	}
+	if _, err := far.Issue(t.Context(), tokenRequest(c.ClientID, secret)); !errors.Is(err, store.ErrStale) {
+		t.Errorf("a token is issued: %v", err)
+	}
+	if err := far.Ready(); !errors.Is(err, store.ErrStale) {
+		t.Errorf("it is ready: %v", err)
+	}
+	proxy.Heal()
+	eventually(t, "it serves again", func() bool { return isRefusal(verified(far, token)) })
+	if err := far.Ready(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestATokenThatLivesLongerElsewhereIsAccepted(t *testing.T) {
+	server := testpostgres.Shared(t)
+	url := server.URL(server.NewDatabase(t))
+	first := openNode(t, url, time.Minute)
+	second := openNode(t, url, time.Hour)
+	_, _, token := clientWithToken(t, second)
+	if err := verified(first, token); err != nil {
+		t.Error(err)
+	}
+	if third := openNode(t, url, time.Minute); third.registry.longestLifetime() != time.Hour {
+		t.Error("a shorter lifetime has taken the place of a longer one")
+	}
+}
+
+func TestAnAssertionCountsOnceOnAllNodes(t *testing.T) {
+	nodes := newNodes(t, 2)
+	expires := time.Now().Add(time.Minute)
+	for n, want := range []bool{true, false} {
+		first, err := nodes[n].registry.useOnce(t.Context(), "client", "id", expires, time.Now())
+		if err != nil || first != want {
+			t.Errorf("node %d: it is the first use: %t, %v", n, first, err)
+		}
+	}
+	if err := nodes[0].registry.sweep(t.Context(), expires.Add(clockSetBack+2*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if left := keys(t, nodes[0].store, usedAssertionPrefix); len(left) > 0 {
+		t.Errorf("%q are kept for ever", left)
+	}
+}
+
+// A standby that did not have all commits becomes the primary: what it lacks, each
+// node that knew of it writes again.
+func TestWhatADatabaseHasForgottenStaysRevoked(t *testing.T) {
+	server := testpostgres.Shared(t)
+	database := server.NewDatabase(t)
+	proxy := testpostgres.NewProxy(t, server)
+	both := []*Issuer{openNode(t, proxy.URL(database), time.Hour), openNode(t, server.URL(database), time.Hour)}
+	c, _, token := clientWithToken(t, both[0])
+	other, _, single := clientWithToken(t, both[0])
+	kept, _, good := clientWithToken(t, both[0])
+	server.Exec(t, database, `CREATE TABLE saved AS TABLE client_credentials_records; CREATE TABLE saved_head AS TABLE client_credentials_head`)
+	if err := both[0].Revoke(t.Context(), "", c.ClientID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := both[0].RevokeToken(t.Context(), Caller{Credential: other}, single); err != nil {
+		t.Fatal(err)
+	}
+	remembers := func(n *nodes) bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return len(n.ended) > 0 && len(n.endedTokens) > 0
+	}
+	second := both[1].registry
+	eventually(t, "the other node knows what was revoked", func() bool { return remembers(second.nodes) })
+	proxy.Cut() // the node that has revoked them is lost, too
+	server.Exec(t, database, `BEGIN; LOCK client_credentials_head; TRUNCATE client_credentials_records;
+		INSERT INTO client_credentials_records TABLE saved; UPDATE client_credentials_head SET n = s.n, id = s.id FROM saved_head s;
+		DELETE FROM client_credentials_changes c USING saved_head s WHERE c.n > s.n; COMMIT`)
+	for _, token := range []string{token, single} {
+		if err := verified(both[1], token); !isRefusal(err) {
+			t.Errorf("what was revoked: %v", err)
+		}
+	}
+	eventually(t, "it is written again", func() bool {
+		written, err := second.store.Get(t.Context(), credentialKey(c.ClientID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored, err := decodeCredential(written)
+		_, tokenErr := second.store.Get(t.Context(), revokedTokenKey(other.ClientID, tokenID(t, single)))
+		return err == nil && !stored.Revoked.IsZero() && tokenErr == nil
+	})
+	if err := verified(both[1], good); err != nil {
+		t.Errorf("a token of %s, which was not revoked: %v", kept.ClientID, err)
+	}
+	fresh := openNode(t, server.URL(database), time.Hour)
+	for _, token := range []string{token, single} {
+		if err := verified(fresh, token); !isRefusal(err) {
+			t.Errorf("a node that has started since: %v", err)
+		}
+	}
+}
+
+func tokenID(t *testing.T, token string) string {
+	t.Helper()
+	jws, err := parseCompact(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims, err := parseClaims(jws.payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return claims.id
+}
