@@ -38,6 +38,8 @@ func init() {
 //     client that it was issued to, and for callers with the scopes
 //     `tokens:introspect` and `tokens:revoke`;
 //   - `GET <base_path>/oauth/jwks` shows the public keys that verify them;
+//   - `GET <base_path>/health` tells load balancers whether this server can say
+//     what a token is worth;
 //   - `GET <base_path>/openapi.json` describes all of these to programs, as an
 //     OpenAPI document;
 //   - `GET /.well-known/oauth-authorization-server`, with the issuer's path
@@ -174,6 +176,8 @@ func (c *ClientCredentials) serve(w http.ResponseWriter, r *http.Request) bool {
 		c.serveRevoke(w, r)
 	case path == keySetPath:
 		c.serveKeySet(w, r)
+	case path == healthPath:
+		c.serveHealth(w, r)
 	case path == openAPIPath:
 		writePublicText(w, r, c.openAPI)
 	case path == authorizePath && c.MCPCompat:

@@ -191,6 +191,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("loading the store module: %w", err)
 	}
 	a.engine = engine.(store.Engine)
+	if a.engine.Shared() && a.MasterKey == "" {
+		return errors.New("the nodes that share a store need the same master_key: give them one, such as {env.MASTER_KEY}, made by 'openssl rand -base64 32'")
+	}
 	return nil
 }
 

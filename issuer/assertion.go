@@ -128,14 +128,19 @@ func (i *Issuer) verifyAssertion(ctx context.Context, auth ClientAuthentication,
 		reason = "assertion: not valid yet"
 	case a.expires.Sub(now) > maxAssertionLifetime:
 		reason = "assertion: lives too long"
-	case a.issued.Before(i.registry.opened):
+	case i.registry.nodes == nil && a.issued.Before(i.registry.opened):
 		// It may have been used before, and what was is not remembered.
 		reason = "assertion: older than this process"
-	case !i.registry.useOnce(a.clientID, a.id, a.expires, now):
-		reason = "assertion: used before"
 	}
 	if reason != "" {
 		return c, refuseClient(a.clientID, reason)
+	}
+	first, err := i.registry.useOnce(ctx, a.clientID, a.id, a.expires, now)
+	if err != nil {
+		return c, fmt.Errorf("noting that an assertion was used: %w", err)
+	}
+	if !first {
+		return c, refuseClient(a.clientID, "assertion: used before")
 	}
 	return c, nil
 }
@@ -160,14 +165,17 @@ func (s *KeySet) verifies(jws *compact) bool {
 
 // useOnce notes that an assertion was used, and reports whether it is the first
 // time. Only what a client has rightly signed comes here.
-func (r *registry) useOnce(clientID, id string, expires, now time.Time) bool {
+func (r *registry) useOnce(ctx context.Context, clientID, id string, expires, now time.Time) (first bool, err error) {
 	sum := sha256.Sum256([]byte(clientID + "\x00" + id))
 	key := base64.RawURLEncoding.EncodeToString(sum[:])
+	if r.nodes != nil {
+		return r.nodes.useOnce(ctx, key, expires)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, used := r.used[key]; used {
-		return false
+		return false, nil
 	}
 	r.used[key] = now.Add(expires.Sub(now) + clockSetBack) // by the clock that can't be set
-	return true
+	return true, nil
 }

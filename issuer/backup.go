@@ -271,7 +271,7 @@ func beginAnew(ctx context.Context, st store.Store, lost map[string]lostCredenti
 	if err != nil {
 		return nil, err
 	}
-	reg, err := openRegistry(ctx, st)
+	reg, err := openRegistry(ctx, st, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -109,7 +110,7 @@ func (i *Issuer) changeOnce(ctx context.Context, caller *Caller, account, client
 	}
 	if !c.managedIn(account) {
 		i.registry.apply(c) // the disk may have taken a revocation, and failed after that
-		return nil, ErrNotFound
+		return nil, cmp.Or(i.registry.await(ctx), ErrNotFound)
 	}
 	if c.Declared {
 		return nil, ErrDeclared
@@ -123,7 +124,7 @@ func (i *Issuer) changeOnce(ctx context.Context, caller *Caller, account, client
 	}
 	if len(batch.Puts) == 0 {
 		i.registry.apply(c) // likewise
-		return c, nil
+		return c, i.registry.await(ctx)
 	}
 	// Once begun, it is not given up because the caller went away.
 	if err := i.registry.commit(context.WithoutCancel(ctx), batch, c); err != nil {

@@ -69,6 +69,9 @@ func (i *Issuer) Authenticate(ctx context.Context, auth ClientAuthentication) (C
 
 // authenticate finds the client, and refuses it where it does not work now.
 func (i *Issuer) authenticate(ctx context.Context, auth ClientAuthentication, now time.Time) (remembered, error) {
+	if err := i.registry.stale(); err != nil {
+		return remembered{}, err
+	}
 	var c remembered
 	var by hashedSecret // none where it has used a key
 	var err error

@@ -69,7 +69,8 @@ func (i *Issuer) RevokeToken(ctx context.Context, caller Caller, token string) (
 		return nil, fmt.Errorf("revoking a token: %w", err)
 	}
 	i.registry.revokeToken(t)
-	return t, nil
+	i.registry.nodes.rememberToken(t.ClientID+"/"+t.ID, revocation{KeepUntil: until})
+	return t, i.registry.await(ctx)
 }
 
 // Check returns what a guard that asks for the audience, the default one where

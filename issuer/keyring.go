@@ -47,7 +47,11 @@ const (
 // longest time that a token lives, has passed.
 func openKeyring(ctx context.Context, reg *registry, policy keyPolicy, mark time.Duration, now moment) (*keyring, error) {
 	ring := &keyring{peppers: make(map[int]*pepper)}
-	if err := ring.openPeppers(ctx, reg.store, policy.master); err != nil {
+	err := ring.openPeppers(ctx, reg.store, policy.master)
+	if errors.Is(err, store.ErrConflict) { // another node has made the first one
+		err = ring.openPeppers(ctx, reg.store, policy.master)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if policy.given != nil {
@@ -136,10 +140,9 @@ func (r *keyring) openPeppers(ctx context.Context, st store.Store, master master
 	if err != nil || r.pepper > 0 {
 		return err
 	}
-	r.pepper = 1
+	const first = 1
 	made := randomBytes(pepperSize)
-	r.peppers[r.pepper] = newPepper(made)
-	record, err := pepperRecord(master, r.pepper, made)
+	record, err := pepperRecord(master, first, made)
 	if err != nil {
 		return err
 	}
@@ -147,6 +150,7 @@ func (r *keyring) openPeppers(ctx context.Context, st store.Store, master master
 	if err != nil {
 		return fmt.Errorf("keeping a new pepper: %w", err)
 	}
+	r.pepper, r.peppers[first] = first, newPepper(made)
 	return nil
 }
 

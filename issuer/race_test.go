@@ -36,7 +36,7 @@ func openTestStore(t testing.TB, dir string) store.Store {
 // newTestIssuer returns an issuer that keeps so many credentials in memory.
 func newTestIssuer(t testing.TB, st store.Store, lifetime time.Duration, recent int) *Issuer {
 	t.Helper()
-	reg, err := openRegistry(t.Context(), st)
+	reg, err := openRegistry(t.Context(), st, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,6 +28,7 @@ import (
 // exists, and nothing has to be found and mended when a credential changes.
 type registry struct {
 	store store.Store
+	nodes *nodes // nil where no other process has the store open
 
 	seed    maphash.Seed
 	changes [changeGroups]atomic.Uint64
@@ -106,7 +107,7 @@ const (
 	changeGroups = 1 << 16
 )
 
-func openRegistry(ctx context.Context, st store.Store) (*registry, error) {
+func openRegistry(ctx context.Context, st store.Store, shared store.Shared) (*registry, error) {
 	r := &registry{
 		store:   st,
 		seed:    maphash.MakeSeed(),
@@ -127,10 +128,15 @@ func openRegistry(ctx context.Context, st store.Store) (*registry, error) {
 		stop:      make(chan struct{}),
 	}
 	r.retention.Store(int64(DefaultRetention))
+	if shared != nil {
+		if err := r.follow(ctx, shared); err != nil {
+			return nil, err
+		}
+	}
 	if err := migrate(ctx, st); err != nil {
 		return nil, err
 	}
-	if err := r.readMark(ctx); err != nil {
+	if _, err := r.readMark(ctx); err != nil {
 		return nil, err
 	}
 	r.done.Go(r.sweepUntilClosed)
@@ -242,8 +248,9 @@ func (r *registry) credential(ctx context.Context, clientID string) (remembered,
 }
 
 // commit has the store durably take what the batch makes of credentials, and has
-// that count in memory; also where it fails, as the disk may have taken it before
-// that. It returns store.ErrConflict and store.ErrFull where it has taken nothing.
+// that count in memory, on all nodes where it ends rights; also where it fails, as
+// the disk may have taken it before that. It returns store.ErrConflict and
+// store.ErrFull where it has taken nothing.
 func (r *registry) commit(ctx context.Context, batch store.Batch, changed ...*Credential) error {
 	err := r.store.Commit(ctx, batch)
 	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrFull) {
@@ -251,6 +258,12 @@ func (r *registry) commit(ctx context.Context, batch store.Batch, changed ...*Cr
 	}
 	for _, c := range changed {
 		r.apply(c)
+		if batch.Urgent {
+			r.nodes.remember(c, r.longestLifetime()+clockMargin)
+		}
+	}
+	if err == nil && batch.Urgent {
+		err = r.await(ctx)
 	}
 	return err
 }
@@ -277,9 +290,18 @@ func (r *registry) revokeToken(t *Token) {
 func (r *registry) tokenRevoked(ctx context.Context, t *Token) (bool, error) {
 	_, err := r.store.Get(ctx, revokedTokenKey(t.ClientID, t.ID))
 	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
+		return r.nodes.remembersToken(t.ClientID + "/" + t.ID), nil
 	}
 	return err == nil, err
+}
+
+// readRevocation returns what the store has of a token that was revoked by itself.
+func (r *registry) readRevocation(ctx context.Context, clientID, id string) (record revocation, err error) {
+	value, err := r.store.Get(ctx, revokedTokenKey(clientID, id))
+	if err != nil {
+		return record, err
+	}
+	return record, json.Unmarshal(value, &record)
 }
 
 // revokeKey makes the durable revocation of a signing key count in memory, in
@@ -315,31 +337,42 @@ func (r *registry) longestLifetime() time.Duration {
 // raiseMark durably notes that tokens live for lifetime, before the first one
 // that does is signed. It returns the longest that any token lives.
 func (r *registry) raiseMark(ctx context.Context, lifetime time.Duration) (time.Duration, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if lifetime <= r.mark {
-		return r.mark, nil
+	for {
+		before, err := r.readMark(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if mark := r.longestLifetime(); lifetime <= mark {
+			return mark, nil
+		}
+		var batch store.Batch
+		if err := replace(&batch, markKey, before, lifetime); err != nil {
+			return 0, err
+		}
+		// Where somebody else has raised it at the same time, that may be enough.
+		if err := r.store.Commit(ctx, batch); err != nil && !errors.Is(err, store.ErrConflict) {
+			return 0, err
+		}
 	}
-	value, err := json.Marshal(lifetime)
-	if err != nil {
-		return 0, err
-	}
-	if err := r.store.Commit(ctx, store.Batch{Puts: []store.Record{{Key: markKey, Value: value}}}); err != nil {
-		return 0, err
-	}
-	r.mark = lifetime
-	return lifetime, nil
 }
 
-func (r *registry) readMark(ctx context.Context) error {
-	value, err := r.store.Get(ctx, markKey)
+// readMark has memory follow the store, and returns what that has.
+func (r *registry) readMark(ctx context.Context) (value []byte, err error) {
+	value, err = r.store.Get(ctx, markKey)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil
+		return nil, nil
+	}
+	var mark time.Duration
+	if err == nil {
+		err = json.Unmarshal(value, &mark)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return json.Unmarshal(value, &r.mark)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mark = max(r.mark, mark)
+	return value, nil
 }
 
 func (r *registry) sweepUntilClosed() {
@@ -368,7 +401,8 @@ func (r *registry) sweep(ctx context.Context, now time.Time) error {
 	r.mu.Lock()
 	maps.DeleteFunc(r.used, func(_ string, until time.Time) bool { return now.After(until) })
 	r.mu.Unlock()
-	for _, find := range []func(context.Context, time.Time) (store.Batch, error){r.expiredRevocations, r.endedCredentials, r.oldIdempotency} {
+	r.nodes.forget(now)
+	for _, find := range []func(context.Context, time.Time) (store.Batch, error){r.expiredRevocations, r.endedCredentials, r.oldIdempotency, r.expiredAssertions} {
 		if err := r.sweepAll(ctx, now, find); err != nil {
 			return err
 		}
@@ -430,7 +464,11 @@ func (r *registry) read(ctx context.Context, clientID string) (*Credential, erro
 	if err != nil {
 		return nil, err
 	}
-	return decodeCredential(value)
+	c, err := decodeCredential(value)
+	if err != nil {
+		return nil, err
+	}
+	return r.nodes.latest(c), nil
 }
 
 // group returns that of a credential.

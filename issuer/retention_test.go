@@ -229,7 +229,7 @@ func TestAStoreOfALaterFormatIsRefusedByName(t *testing.T) {
 		if err := st.Commit(t.Context(), store.Batch{Puts: []store.Record{{Key: formatKey, Value: []byte(value)}}}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := openRegistry(t.Context(), st); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := openRegistry(t.Context(), st, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", value, err)
 		}
 	}

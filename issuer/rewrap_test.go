@@ -180,11 +180,15 @@ func TestAMasterKeyIsReplacedThoughManyKeysHaveSigned(t *testing.T) {
 	}
 	iss := a.issuer.Load()
 	begin := time.Now()
+	before := make(map[string][]byte)
 	for n := range 30 * 24 { // as many as are kept of those that have signed for an hour each
 		id := fmt.Sprint("key", n)
 		box := iss.keyPolicy.master.seal(keyPrefix+id, make([]byte, 1800)) // as an RSA key
 		retired := keyRecords{id: {Private: &box, Algorithm: "RS256", Retired: begin}}
-		if err := retired.commit(t.Context(), iss.store, nil); err != nil {
+		if before[keyRevision], err = iss.store.Get(t.Context(), keyRevisionKey); err != nil {
+			t.Fatal(err)
+		}
+		if err := retired.commit(t.Context(), iss.store, before); err != nil {
 			t.Fatal(err)
 		}
 	}

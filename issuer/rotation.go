@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -92,7 +93,14 @@ type keyRecord struct {
 // keyRecords are those of the store, by the keys' ids.
 type keyRecords map[string]keyRecord
 
-const keyPrefix = "key/" // key/<kid>
+const (
+	keyPrefix = "key/" // key/<kid>
+	// keyRevisionKey is the record that every change of the keys changes, so that
+	// two nodes can't make different keys at the same time.
+	keyRevisionKey = "key_revision"
+	// keyRevision is its place among what the store has of the keys: no key's id.
+	keyRevision = ""
+)
 
 // moment is a time by the clock, which may jump, and the time that the store has
 // been open, which can't.
@@ -174,35 +182,55 @@ func (i *Issuer) RotateKey(ctx context.Context) (key Key, made bool, err error) 
 	if i.keyPolicy.given != nil {
 		return Key{}, false, ErrGivenKey
 	}
-	records, before, err := readKeyRecords(ctx, i.store)
+	id, record, made, err := i.publishNext(context.WithoutCancel(ctx))
+	for errors.Is(err, store.ErrConflict) { // another node has changed the keys
+		id, record, made, err = i.publishNext(context.WithoutCancel(ctx))
+	}
 	if err != nil {
 		return Key{}, false, err
-	}
-	id := records.next(i.keyPolicy)
-	if id == "" {
-		made = true
-		if id, err = records.makeKey(i.keyPolicy, time.Now(), true); err != nil {
-			return Key{}, false, err
-		}
-		if err := records.commit(context.WithoutCancel(ctx), i.store, before); err != nil {
-			return Key{}, false, fmt.Errorf("keeping a new signing key: %w", err)
-		}
 	}
 	if err := i.settleKeys(ctx, i.registry.now()); err != nil {
 		keyLog().Error("settling the keys after one was made: it is not published until this succeeds", zap.Error(err))
 	}
-	return records[id].describe(id, ""), made, nil
+	return record.describe(id, ""), made, nil
+}
+
+// publishNext returns the key that is to sign next, and whether it was made for
+// that.
+func (i *Issuer) publishNext(ctx context.Context) (id string, record keyRecord, made bool, err error) {
+	records, before, err := readKeyRecords(ctx, i.store)
+	if err != nil {
+		return "", record, false, err
+	}
+	if id = records.next(i.keyPolicy); id != "" {
+		return id, records[id], false, nil
+	}
+	if id, err = records.makeKey(i.keyPolicy, time.Now(), true); err != nil {
+		return "", record, false, err
+	}
+	if err := records.commit(ctx, i.store, before); err != nil {
+		return "", record, false, fmt.Errorf("keeping a new signing key: %w", err)
+	}
+	return id, records[id], true, nil
 }
 
 // RevokeKey durably has all tokens refused that the key has signed. Where it is
 // the one that signs, another takes its place at once. It returns ErrNoKey where
 // there is no such key, and ErrGivenKey where the configuration brings it.
 func (i *Issuer) RevokeKey(ctx context.Context, id string) error {
+	ctx = context.WithoutCancel(ctx) // once begun, it is not given up because the caller went away
+	err := i.revokeKey(ctx, id)
+	if err == nil || errors.Is(err, ErrNoKey) { // which may have been revoked just before
+		err = cmp.Or(i.registry.await(ctx), err) // without the lock: nodes that revoke keys at the same time wait for each other
+	}
+	return err
+}
+
+func (i *Issuer) revokeKey(ctx context.Context, id string) error {
 	defer i.lockKeys()()
 	if given := i.keyPolicy.given; given != nil && given.id == id {
 		return ErrGivenKey
 	}
-	ctx = context.WithoutCancel(ctx) // once begun, it is not given up because the caller went away
 	for {
 		records, before, err := readKeyRecords(ctx, i.store)
 		if err != nil {
@@ -421,6 +449,11 @@ func (r keyRecord) counts(now time.Time) bool {
 // readKeyRecords returns the records, and what the store has of them.
 func readKeyRecords(ctx context.Context, st store.Store) (records keyRecords, raw map[string][]byte, err error) {
 	records, raw = make(keyRecords), make(map[string][]byte)
+	revision, err := st.Get(ctx, keyRevisionKey)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, nil, err
+	}
+	raw[keyRevision] = revision
 	err = st.Scan(ctx, keyPrefix, func(key string, value []byte) error {
 		var record keyRecord
 		if err := json.Unmarshal(value, &record); err != nil {
@@ -461,12 +494,21 @@ func (k keyRecords) commit(ctx context.Context, st store.Store, before map[strin
 		}
 	}
 	for id, value := range before {
-		if _, stays := k[id]; !stays {
+		if _, stays := k[id]; !stays && id != keyRevision {
 			remove(&batch, keyPrefix+id, value)
 		}
 	}
 	if len(batch.Conditions) == 0 {
 		return nil
+	}
+	var revision uint64
+	if before[keyRevision] != nil {
+		if err := json.Unmarshal(before[keyRevision], &revision); err != nil {
+			return fmt.Errorf("%s can't be read: %w", keyRevisionKey, err)
+		}
+	}
+	if err := replace(&batch, keyRevisionKey, before[keyRevision], revision+1); err != nil {
+		return err
 	}
 	return st.Commit(ctx, batch)
 }

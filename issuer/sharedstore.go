@@ -40,8 +40,9 @@ func acquire(ctx context.Context, engine store.Engine) (*sharedStore, error) {
 		if err != nil {
 			return nil, err
 		}
+		shared, _ := st.(store.Shared)
 		st = store.Measured(st)
-		reg, err := openChecked(ctx, st)
+		reg, err := openChecked(ctx, st, shared)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("%s: %w", engine.Identity(), err), st.Close())
 		}
@@ -67,14 +68,14 @@ func (a *App) withStore(ctx context.Context, do func(store.Store) error) error {
 
 // openChecked opens the registry of a store that is whole, and of a format that
 // is known.
-func openChecked(ctx context.Context, st store.Store) (*registry, error) {
+func openChecked(ctx context.Context, st store.Store, shared store.Shared) (*registry, error) {
 	if err := backup.CheckFinished(ctx, st); err != nil {
 		return nil, err
 	}
 	if err := saveOldFormat(ctx, st, filepath.Join(caddy.AppDataDir(), "client_credentials_backups")); err != nil {
 		return nil, err
 	}
-	reg, err := openRegistry(ctx, st)
+	reg, err := openRegistry(ctx, st, shared)
 	if err != nil {
 		return nil, fmt.Errorf("reading the store: %w", err)
 	}

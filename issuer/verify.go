@@ -69,7 +69,10 @@ func (i *Issuer) Verify(ctx context.Context, token string) (a Access, err error)
 		}
 	}
 	a.issuer, a.at = i, time.Now()
-	if err = i.refresh(ctx, &a); err == nil {
+	if err = i.registry.stale(); err == nil {
+		err = i.refresh(ctx, &a)
+	}
+	if err == nil {
 		err = i.refuse(&a)
 	}
 	if err != nil {
@@ -213,7 +216,7 @@ func (i *Issuer) verify(ctx context.Context, token string) (a Access, err error)
 	if err != nil {
 		return a, &Refusal{err.Error()}
 	}
-	key, known := i.keys().verify[jws.keyID]
+	key, known := i.keyOf(ctx, jws.keyID)
 	if !known {
 		return a, &Refusal{"unknown key"}
 	}
@@ -243,6 +246,10 @@ func (i *Issuer) verifySigned(ctx context.Context, jws *compact, key verifyKey) 
 	if err != nil {
 		return a, &Refusal{err.Error()}
 	}
+	tooLong, err := i.registry.livesTooLong(ctx, claims.expires.Sub(claims.issuedAt))
+	if err != nil {
+		return a, fmt.Errorf("reading how long tokens live: %w", err)
+	}
 	_, ok := SplitScope(claims.scope)
 	switch {
 	case !ok:
@@ -253,7 +260,7 @@ func (i *Issuer) verifySigned(ctx context.Context, jws *compact, key verifyKey) 
 		return a, &Refusal{"subject is not the client"}
 	case claims.issuedAt.After(time.Now().Add(clockMargin)):
 		return a, &Refusal{"issued in the future"}
-	case claims.expires.Sub(claims.issuedAt) > i.registry.longestLifetime():
+	case tooLong:
 		// This server never issued it: somebody else has its signing key.
 		return a, &Refusal{"lives too long"}
 	}

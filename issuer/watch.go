@@ -121,6 +121,20 @@ func (l *watchList) watched() bool {
 	return l.first != nil
 }
 
+// clients returns whose tokens are watched.
+func (l *watchList) clients() (ids []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seen := make(map[string]bool)
+	for w := l.first; w != nil; w = w.next {
+		if id := w.access.Token.ClientID; !seen[id] {
+			seen[id] = true
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // remove takes a watch out of the list, once.
 func (l *watchList) remove(w *Watch) {
 	l.mu.Lock()
