@@ -115,7 +115,7 @@ func (c *ClientCredentials) failCaller(w http.ResponseWriter, r *http.Request, d
 		w.WriteHeader(statusClientGone) // for the access log: nobody reads it
 		return
 	}
-	c.logger.Error("request failed", zap.String("doing", doing), zap.Error(err))
+	logFailure(c.logger, "request failed", err, zap.String("doing", doing))
 	w.Header().Set("Retry-After", retryAfter)
 	writeTokenError(w, r, http.StatusServiceUnavailable, "temporarily_unavailable", "the server can't do this now")
 }

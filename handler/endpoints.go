@@ -267,9 +267,21 @@ func (g *guard) refuse(w http.ResponseWriter, r *http.Request, ref *refusal) {
 
 // fail answers where the server could not do what it was rightly asked for.
 func (c *ClientCredentials) fail(w http.ResponseWriter, doing string, err error) {
-	c.logger.Error("request failed", zap.String("doing", doing), zap.Error(err))
+	logFailure(c.logger, "request failed", err, zap.String("doing", doing))
 	w.Header().Set("Retry-After", retryAfter)
 	writeProblem(w, http.StatusServiceUnavailable, "the server can't do this now")
+}
+
+// logFailure logs that a request could not be answered as it should be. That a node
+// is cut off from its store is told once, by the store, and not with each request.
+func logFailure(logger *zap.Logger, message string, err error, fields ...zap.Field) {
+	level := zap.ErrorLevel
+	if errors.Is(err, issuer.ErrStale) {
+		level = zap.DebugLevel
+	}
+	if entry := logger.Check(level, message); entry != nil {
+		entry.Write(append(fields, zap.Error(err))...)
+	}
 }
 
 // badInput answers where the request's own text is wrong, and reports whether

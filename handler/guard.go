@@ -238,7 +238,7 @@ func (g *guard) challenge(w http.ResponseWriter, r *http.Request, ref *refusal) 
 	if ref.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", retryAfter)
 		countRequest("failed", ref.reason)
-		g.logger.Error("cannot verify token", zap.Error(ref.err))
+		logFailure(g.logger, "cannot verify token", ref.err)
 		return
 	}
 	countRequest("refused", ref.reason)
@@ -275,7 +275,7 @@ func (g *guard) report(r *http.Request, ref *refusal) {
 	}
 	countRequest("reported", ref.reason)
 	if ref.err != nil {
-		g.logger.Error("cannot verify token", zap.Error(ref.err))
+		logFailure(g.logger, "cannot verify token", ref.err)
 	}
 	g.logRefusal(zap.InfoLevel, "request would be refused", r, ref)
 }

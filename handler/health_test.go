@@ -62,4 +62,9 @@ func TestANodeThatIsCutOffAnswersThatItCannotTell(t *testing.T) {
 	wantAll(http.StatusServiceUnavailable)
 	proxy.Heal()
 	wantAll(http.StatusOK)
+	for line := range strings.Lines(s.Log(t)) {
+		if strings.Contains(line, `"level":"error"`) && (strings.Contains(line, "cannot verify token") || strings.Contains(line, "request failed")) {
+			t.Errorf("each request is an error in the log: %s", line)
+		}
+	}
 }

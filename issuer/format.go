@@ -103,6 +103,9 @@ func migrate(ctx context.Context, st store.Store) error {
 		return err
 	}
 	logger := caddy.Log().Named("client_credentials")
+	if errors.Is(requireRecords(ctx, st), errEmptyStore) {
+		logger = zap.NewNop() // a new store is of no other format
+	}
 	logger.Info("bringing the store into another format: with a million credentials, this takes minutes", zap.Int("from", format), zap.Int("to", currentFormat))
 	if err := indexAll(ctx, st); err != nil {
 		return fmt.Errorf("bringing the store into format %d: %w", currentFormat, err)

@@ -44,6 +44,10 @@ var ErrNotFound = errors.New("no such credential")
 // ErrFull says that the store has no room for what shall be kept.
 var ErrFull = store.ErrFull
 
+// ErrStale says that this node has not heard from the store that it shares with
+// others for so long that it cannot tell what a token is worth.
+var ErrStale = store.ErrStale
+
 // openIssuer opens the keys of the store, or makes them.
 func openIssuer(ctx context.Context, policy Policy, reg *registry, keys keyPolicy, fetcher *fetch.Fetcher) (*Issuer, error) {
 	mark, err := reg.raiseMark(ctx, policy.TokenLifetime)

@@ -47,6 +47,9 @@ type endedCredential struct {
 const (
 	// askAgain bounds how often tokens of unknown keys have the keys read.
 	askAgain = time.Second
+	// awaitPatience is for a database that goes away after it has taken a change:
+	// longer than any lease.
+	awaitPatience = 90 * time.Second
 	// tryAgain is how long to wait after the store could not be read.
 	tryAgain = 200 * time.Millisecond
 )
@@ -80,7 +83,9 @@ func (r *registry) await(ctx context.Context) error {
 		return nil
 	}
 	// Once begun, it is not given up because the caller went away.
-	if err := r.nodes.Await(context.WithoutCancel(ctx)); err != nil {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), awaitPatience)
+	defer cancel()
+	if err := r.nodes.Await(ctx); err != nil {
 		return fmt.Errorf("waiting for the other nodes: %w", err)
 	}
 	return nil
