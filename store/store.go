@@ -73,8 +73,8 @@ type Mender interface {
 const (
 	MaxKey     = 2 << 10    // bytes of a key, which has at least one
 	MaxValue   = 1<<20 - 5  // bytes of a value
-	MaxRecords = 5000       // puts and deletes of a batch
-	MaxBytes   = 1100 << 10 // of the keys and values of a batch
+	MaxRecords = 4000       // puts and deletes of a batch
+	MaxBytes   = 1156 << 10 // of the keys and values of a batch
 )
 
 // Batch is what Commit carries out: the puts in their order, then the deletes. An

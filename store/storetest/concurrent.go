@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -195,9 +196,7 @@ func manyAtOnce(t *testing.T, d *database) {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			for key, value := range own {
-				all[key] = value
-			}
+			maps.Copy(all, own)
 		})
 	}
 	group.Wait()
