@@ -121,34 +121,41 @@ If a restore is interrupted, the server refuses the store until it was run again
 
 func copyCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "copy --to-config <file> [--to-adapter <name>]",
-		Short: "Copies the configuration's store into the empty one of another configuration",
+		Use:   "copy --from <file> [--from-adapter <name>] --to <file> [--to-adapter <name>]",
+		Short: "Copies the store of one configuration into the empty one of another",
 		Long: `
-Copies all that the store of the configuration holds into the one of another
+Copies all that the store of a configuration holds into the one of another
 configuration, which has to be empty: to another place, or to another kind of
 store. No server may hold either of them. Both configurations need the same
 master key.
+
+In the end both stores are read again and have to hold the same: the number of
+records and the SHA-256 of all are printed. Until then no server takes the copy.
+If it is interrupted, run it again: it goes on where it was.
 
 Tokens live on in the copy. Use only one of the stores from then on: what is
 revoked in one of them still works in the other.`,
 		Args: cobra.NoArgs,
 	}
-	cmd.Flags().String("to-config", "", "Configuration file with the store to copy into")
-	cmd.Flags().String("to-adapter", "", "Name of config adapter to apply to it")
-	_ = cmd.MarkFlagRequired("to-config")
+	for flag, what := range map[string]string{"from": "copy", "to": "copy into"} {
+		cmd.Flags().String(flag, "", "Configuration file with the store to "+what)
+		cmd.Flags().String(flag+"-adapter", "", "Name of config adapter to apply to it")
+		_ = cmd.MarkFlagRequired(flag)
+	}
 	runPlain(cmd, func(cmd *cobra.Command, fl caddycmd.Flags, _ []string) error {
-		from, err := configuredApp(fl)
+		from, err := offlineApp(fl.String("from"), fl.String("from-adapter"), nil)
 		if err != nil {
 			return err
 		}
-		to, err := offlineApp(fl.String("to-config"), fl.String("to-adapter"), nil)
+		to, err := offlineApp(fl.String("to"), fl.String("to-adapter"), nil)
 		if err != nil {
 			return err
 		}
-		if err := from.CopyTo(context.Background(), to, &progress{w: cmd.ErrOrStderr()}); err != nil {
+		copied, err := from.CopyTo(context.Background(), to, (&progress{w: cmd.ErrOrStderr()}).add)
+		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintln(cmd.OutOrStdout(), "copied; let no server use the first store again")
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "copied, and both hold the same: %d records, SHA-256 %x\nLet no server use the first store again.\n", copied.Records, copied.Sum)
 		return err
 	})
 	return cmd
@@ -183,7 +190,7 @@ func loadLost(fl caddycmd.Flags, dir string) (*issuer.App, error) {
 	return offlineApp(configFile(fl, true), fl.String("adapter"), engine)
 }
 
-// progress says each second how much was written to it.
+// progress says each second how many bytes were written to it, or added.
 type progress struct {
 	w     io.Writer
 	bytes int
@@ -191,15 +198,19 @@ type progress struct {
 }
 
 func (p *progress) Write(b []byte) (int, error) {
+	p.add(len(b))
+	return len(b), nil
+}
+
+func (p *progress) add(bytes int) {
 	if p.told.IsZero() {
 		p.told = time.Now()
 	}
-	p.bytes += len(b)
+	p.bytes += bytes
 	if time.Since(p.told) >= time.Second {
 		p.told = time.Now()
 		fmt.Fprintf(p.w, "%.1f MB\n", float64(p.bytes)/1e6)
 	}
-	return len(b), nil
 }
 
 // watchedFile tells the progress what is read of it.
@@ -210,7 +221,7 @@ type watchedFile struct {
 
 func (f watchedFile) Read(b []byte) (int, error) {
 	n, err := f.File.Read(b)
-	_, _ = f.progress.Write(b[:n])
+	f.progress.add(n)
 	return n, err
 }
 

@@ -146,7 +146,7 @@ func TestABackupOfNothingIsRefused(t *testing.T) {
 	s := testserver.New(t)
 	s.WriteCaddyfile(t, testserver.Simple)
 	fail(t, s, []string{"backup", "--offline", "file"}, "the store is empty", filepath.Join(s.Dir, "store"))
-	fail(t, s, []string{"copy", "--to-config", "Caddyfile"}, "the same store")
+	fail(t, s, []string{"copy", "--from", "Caddyfile", "--to", "Caddyfile"}, "the same store")
 }
 
 func TestABackupShowsItsProgress(t *testing.T) {
@@ -416,11 +416,12 @@ func TestACopyIsTheStoreWithItsTokens(t *testing.T) {
 	stop(t, server)
 	foreign := strings.Replace(s.Expand(restored), "store badger", "master_key MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n\t\tstore badger", 1)
 	write(t, s, "foreign.caddyfile", []byte(foreign))
-	fail(t, s, []string{"copy", "--to-config", "foreign.caddyfile"}, "master key", "set master_key")
-	fail(t, s, []string{"copy"}, "to-config")
+	fail(t, s, []string{"copy", "--from", "Caddyfile", "--to", "foreign.caddyfile"}, "master key", "set master_key")
+	fail(t, s, []string{"copy", "--from", "Caddyfile"}, `"to"`)
+	fail(t, s, []string{"copy", "--to", "to.caddyfile"}, `"from"`)
 
-	say(t, succeed(t, s, "copy", "--to-config", "to.caddyfile"), "no server use the first store again")
-	fail(t, s, []string{"copy", "--to-config", "to.caddyfile"}, "not empty", filepath.Join(s.Dir, "restored"))
+	say(t, succeed(t, s, "copy", "--from", "Caddyfile", "--to", "to.caddyfile"), "both hold the same: ", " records, SHA-256 ", "no server use the first store again")
+	fail(t, s, []string{"copy", "--from", "Caddyfile", "--to", "to.caddyfile"}, "not empty", filepath.Join(s.Dir, "restored"))
 	s.Start(t, restored)
 	wantStatus(t, s, token, 200)
 	wantStatus(t, s, s.Token(t, c), 200)

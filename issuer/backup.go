@@ -170,14 +170,16 @@ func (a *App) Restore(ctx context.Context, file io.ReadSeeker, opts RestoreOptio
 	return restored, nil
 }
 
-// CopyTo writes all that the store holds into the store of another
-// configuration, which has to be empty. Tokens live on there: no server may use
-// the first one again. The writer sees what is copied.
-func (a *App) CopyTo(ctx context.Context, other *App, progress io.Writer) error {
+// CopyTo makes the store of another configuration the same as this one's, and reads
+// both again to see that it is. The other one has to be empty, or left by a CopyTo
+// that was interrupted, which goes on where it was. Tokens live on there: no server
+// may use the first one again. It calls copied with the bytes of what it has dealt
+// with.
+func (a *App) CopyTo(ctx context.Context, other *App, copied func(bytes int)) (contents backup.Contents, err error) {
 	if a.engine.Identity() == other.engine.Identity() {
-		return fmt.Errorf("both configurations have the same store, %s", a.engine.Identity())
+		return contents, fmt.Errorf("both configurations have the same store, %s", a.engine.Identity())
 	}
-	return a.withStore(ctx, func(from store.Store) error {
+	err = a.withStore(ctx, func(from store.Store) error {
 		if err := requireRecords(ctx, from); err != nil {
 			return err
 		}
@@ -188,13 +190,12 @@ func (a *App) CopyTo(ctx context.Context, other *App, progress io.Writer) error 
 		if err := other.requireMasterKey(ctx, id); err != nil {
 			return err
 		}
-		return other.withStore(ctx, func(to store.Store) error {
-			r, w := io.Pipe()
-			defer func() { _ = r.Close() }()
-			go func() { _ = w.CloseWithError(backup.Write(ctx, w, from)) }()
-			return backup.Fill(ctx, to, io.TeeReader(r, progress), func() error { return nil })
+		return other.withStore(ctx, func(to store.Store) (err error) {
+			contents, err = backup.Copy(ctx, from, to, copied)
+			return err
 		})
 	})
+	return contents, err
 }
 
 // requireMasterKey returns an error where the configuration has another master

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
@@ -12,7 +13,8 @@ import (
 // filled. No backup is made of such a store.
 const unfinishedKey = "restore_unfinished"
 
-// A batch is kept well below what a store takes in one.
+// A batch is kept well below what a store takes in one; but for the last record of
+// it, which may be as large as any.
 const (
 	batchBytes   = 128 << 10
 	batchRecords = 1000
@@ -63,48 +65,74 @@ func Fill(ctx context.Context, st store.Store, r io.Reader, then func() error) e
 	if err := then(); err != nil {
 		return err
 	}
-	return st.Commit(ctx, store.Batch{Deletes: []string{unfinishedKey}})
+	return unmark(ctx, st)
 }
 
-// begin marks an empty store as not finished. One that is marked already is
-// emptied.
+// begin marks a store as not finished, and empties it where it was so before.
 func begin(ctx context.Context, st store.Store) error {
-	marked := CheckFinished(ctx, st)
-	if marked != nil && !errors.Is(marked, ErrUnfinished) {
-		return marked
+	if err := mark(ctx, st); err != nil {
+		return err
 	}
 	for {
 		keys, err := someKeys(ctx, st)
-		if err != nil {
+		if err != nil || len(keys) == 0 {
 			return err
 		}
-		if len(keys) == 0 {
-			break
-		}
-		if marked == nil {
-			return ErrNotEmpty
-		}
-		if err := st.Commit(ctx, store.Batch{Deletes: keys}); err != nil {
+		if err := remove(ctx, st, keys); err != nil {
 			return err
 		}
+	}
+}
+
+// mark marks an empty store as not finished, unless it is already. It returns
+// ErrNotEmpty where it is neither.
+func mark(ctx context.Context, st store.Store) error {
+	err := CheckFinished(ctx, st)
+	if errors.Is(err, ErrUnfinished) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	keys, err := someKeys(ctx, st)
+	if err != nil {
+		return err
+	}
+	if len(keys) > 0 {
+		return ErrNotEmpty
 	}
 	return st.Commit(ctx, store.Batch{Puts: []store.Record{{Key: unfinishedKey}}})
 }
 
+func unmark(ctx context.Context, st store.Store) error {
+	return st.Commit(ctx, store.Batch{Deletes: []string{unfinishedKey}})
+}
+
+func remove(ctx context.Context, st store.Store, keys []string) error {
+	for some := range slices.Chunk(keys, batchRecords) {
+		if err := st.Commit(ctx, store.Batch{Deletes: some}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // someKeys returns keys of records other than the mark, if there are any.
 func someKeys(ctx context.Context, st store.Store) (keys []string, err error) {
-	enough := errors.New("enough")
 	err = st.Scan(ctx, "", func(key string, _ []byte) error {
 		if key != unfinishedKey {
 			keys = append(keys, key)
 		}
 		if len(keys) == batchRecords {
-			return enough
+			return errEnough
 		}
 		return nil
 	})
-	if errors.Is(err, enough) {
+	if errors.Is(err, errEnough) {
 		err = nil
 	}
 	return keys, err
 }
+
+// errEnough ends a scan.
+var errEnough = errors.New("enough")
