@@ -153,10 +153,10 @@ var (
 // growths have servers of their own, each: what the one has put into the
 // guard's memory must not be of use, or in the way, to the other.
 var growths = []growth{
-	{growthGuard, roomForAll, []use{oneClient, zipf, uniform}},
-	{growthGuard, "", []use{byDefault(zipf), {"each token once", "", once, 0}}},
-	{growthToken, roomForAll, []use{oneClient, zipf, uniform}},
-	{growthToken, "", []use{byDefault(zipf), byDefault(uniform)}},
+	{growthGuard, "", []use{oneClient, byDefault(zipf), {"each token once", "", once, 0}}},
+	{growthGuard, roomForAll, []use{zipf, uniform}},
+	{growthToken, "", []use{oneClient, byDefault(zipf), byDefault(uniform)}},
+	{growthToken, roomForAll, []use{zipf, uniform}},
 }
 
 // roomForAll is for the tokens of a million clients, and these.

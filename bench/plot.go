@@ -17,7 +17,7 @@ const (
 	fromEdge   = 60
 )
 
-var colours = []string{"#1f6feb", "#d4731a", "#2a8a4a", "#a23b9a"}
+var colours = []string{"#1f6feb", "#d4731a", "#2a8a4a", "#a23b9a", "#7a7a7a"}
 
 // drawing is an SVG that grows downwards.
 type drawing struct {
@@ -125,8 +125,8 @@ func (d *drawing) lines(o *outcome, group string) {
 		if len(points) == 0 {
 			continue
 		}
-		fmt.Fprintf(&d.body, "<polyline points=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"2\"/>\n", strings.Join(points, " "), colours[i])
-		d.line(plotWidth-200, top+float64(i)*20, plotWidth-180, top+float64(i)*20, colours[i], 3)
+		fmt.Fprintf(&d.body, "<polyline points=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"2\"/>\n", strings.Join(points, " "), colours[i%len(colours)])
+		d.line(plotWidth-200, top+float64(i)*20, plotWidth-180, top+float64(i)*20, colours[i%len(colours)], 3)
 		d.text(plotWidth-172, top+float64(i)*20+4, "start", "normal", use.name)
 	}
 	d.y = bottom + 24

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -91,12 +92,14 @@ func (o *outcome) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	for name, text := range map[string]string{
-		"results.json": string(raw) + "\n", "results.md": o.markdown(), "results.svg": o.plot(),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			return err
-		}
+	write := func(name, text string) {
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	write("results.json", string(raw)+"\n") // first: the others can be made of it
+	write("results.md", o.markdown())
+	write("results.svg", o.plot())
+	if err != nil {
+		return err
 	}
 	fmt.Println(o.markdown())
 	return nil
