@@ -2,12 +2,10 @@ package issuer
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,18 +27,11 @@ type nodes struct {
 	// in Unix nanoseconds.
 	asked atomic.Int64
 
-	mu sync.Mutex
-	// ended are credentials as they were after changes that ended rights, while
-	// tokens live from before: a database that fails over may lose such a change
-	// after it was acknowledged.
-	ended map[string]endedCredential
-	// endedTokens are the records of single tokens that were revoked, likewise.
-	endedTokens map[string]revocation
-}
+	ended endedRights
 
-type endedCredential struct {
-	*Credential
-	until time.Time
+	// lost is set while what streams are under way by may have been revoked
+	// elsewhere.
+	lost atomic.Bool
 }
 
 const (
@@ -49,6 +40,8 @@ const (
 	// awaitPatience is for a database that goes away after it has taken a change:
 	// longer than any lease.
 	awaitPatience = 90 * time.Second
+	// staleRound is how often it is looked whether the node is stale, for streams.
+	staleRound = 100 * time.Millisecond
 	// tryAgain is how long to wait after the store could not be read.
 	tryAgain = 200 * time.Millisecond
 )
@@ -56,11 +49,7 @@ const (
 // follow has the registry told of what all nodes commit. It returns when all is
 // known that was committed before.
 func (r *registry) follow(ctx context.Context, shared store.Shared) error {
-	r.nodes = &nodes{
-		Shared:      shared,
-		ended:       make(map[string]endedCredential),
-		endedTokens: make(map[string]revocation),
-	}
+	r.nodes = &nodes{Shared: shared, ended: newEndedRights()}
 	return shared.Follow(ctx, r)
 }
 
@@ -73,6 +62,29 @@ func (r *registry) stale() error {
 		return nil
 	}
 	return r.nodes.Stale()
+}
+
+// cutOff reports whether streams must end, whatever their token.
+func (n *nodes) cutOff() bool { return n != nil && n.lost.Load() }
+
+// endStreamsWhenStale ends all that is under way by a token as soon as this node
+// is stale, until the registry is closed: elsewhere, a revocation returns then.
+func (r *registry) endStreamsWhenStale() {
+	ticker := time.NewTicker(staleRound)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-r.stop:
+			return
+		case <-ticker.C:
+		}
+		if stale := r.stale() != nil; stale == r.nodes.lost.Swap(stale) || !stale {
+			continue
+		}
+		for n := range r.watches {
+			r.watches[n].tell(r)
+		}
+	}
 }
 
 // await returns when no node accepts any more what a change has ended that this
@@ -269,140 +281,6 @@ func (r *registry) expiredAssertions(ctx context.Context, now time.Time) (batch 
 		batch.Deletes, err = r.dueBefore(ctx, usedAssertionPrefix, fmt.Sprintf("%s%020d/", usedAssertionPrefix, now.Unix()), sweepBatch)
 	}
 	return batch, err
-}
-
-func (n *nodes) remember(c *Credential, lifetime time.Duration) {
-	if n == nil {
-		return
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if before, known := n.ended[c.ClientID]; !known || before.Version < c.Version {
-		n.ended[c.ClientID] = endedCredential{c, time.Now().Add(lifetime)}
-	}
-}
-
-func (n *nodes) rememberToken(key string, record revocation) {
-	if n == nil {
-		return
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.endedTokens[key] = record
-}
-
-// latest returns the credential, or what is remembered of it, where that is later.
-func (n *nodes) latest(c *Credential) *Credential {
-	if n == nil {
-		return c
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if ended, known := n.ended[c.ClientID]; known && ended.Version > c.Version {
-		return ended.Credential
-	}
-	return c
-}
-
-// remembersToken reports whether a token is known to be revoked by itself.
-func (n *nodes) remembersToken(key string) bool {
-	if n == nil {
-		return false
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	_, known := n.endedTokens[key]
-	return known
-}
-
-// forget drops what no token depends on any more.
-func (n *nodes) forget(now time.Time) {
-	if n == nil {
-		return
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for id, c := range n.ended {
-		if now.After(c.until) {
-			delete(n.ended, id)
-		}
-	}
-	for key, record := range n.endedTokens {
-		if now.After(record.KeepUntil) {
-			delete(n.endedTokens, key)
-		}
-	}
-}
-
-// restoreEnded durably has the store know again what is remembered.
-func (r *registry) restoreEnded(ctx context.Context) error {
-	r.nodes.mu.Lock()
-	var credentials []*Credential
-	for _, c := range r.nodes.ended {
-		credentials = append(credentials, c.Credential)
-	}
-	var batch store.Batch
-	for key, record := range r.nodes.endedTokens {
-		value, err := json.Marshal(record)
-		if err != nil {
-			r.nodes.mu.Unlock()
-			return err
-		}
-		key = revokedTokenPrefix + key
-		batch.Puts = append(batch.Puts, store.Record{Key: key, Value: value}, store.Record{Key: revokedUntilKey(key, record.KeepUntil)})
-	}
-	r.nodes.mu.Unlock()
-	batch.Urgent = true
-	if err := r.store.Commit(ctx, batch); err != nil {
-		return err
-	}
-	for _, c := range credentials {
-		if err := r.restoreCredential(ctx, c); err != nil {
-			return err
-		}
-	}
-	nodeLog().Info("wrote again what has ended rights", zap.Int("credentials", len(credentials)), zap.Int("tokens", len(batch.Puts)/2))
-	return nil
-}
-
-// restoreCredential has the store hold what is remembered of a credential, where it
-// has an earlier state of it. Where that was changed since, in a history that does
-// not know of the one that is lost, at least its tokens end.
-func (r *registry) restoreCredential(ctx context.Context, remembered *Credential) error {
-	for {
-		value, err := r.store.Get(ctx, credentialKey(remembered.ClientID))
-		if errors.Is(err, store.ErrNotFound) {
-			return nil // none of its tokens counts
-		}
-		if err != nil {
-			return err
-		}
-		before, err := decodeCredential(value)
-		if err != nil {
-			return err
-		}
-		var after Credential
-		switch {
-		case before.Version < remembered.Version:
-			after = *remembered
-			after.Version-- // putChange raises it
-		case before.Epoch < remembered.Epoch || before.Revoked.IsZero() && !remembered.Revoked.IsZero():
-			after = *before
-			after.endTokens(time.Now())
-			after.Disabled = after.Disabled || remembered.Disabled
-			after.Revoked = remembered.Revoked
-		default:
-			return nil
-		}
-		batch := store.Batch{Urgent: true}
-		written, err := putChange(&batch, value, before, &after)
-		if err == nil {
-			err = r.commit(ctx, batch, written)
-		}
-		if !errors.Is(err, store.ErrConflict) {
-			return err
-		}
-	}
 }
 
 func nodeLog() *zap.Logger { return caddy.Log().Named("client_credentials.nodes") }

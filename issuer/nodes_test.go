@@ -158,6 +158,15 @@ func TestANodeThatIsCutOffCannotTell(t *testing.T) {
 	if err := verified(far, token); err != nil {
 		t.Fatal(err)
 	}
+	access, err := far.Verify(t.Context(), token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stream watcher
+	if err := access.Watch(t.Context(), &stream.Watch, &stream); err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Stop()
 	proxy.Cut()
 	if err := near.Revoke(t.Context(), "", c.ClientID); err != nil {
 		t.Fatal(err)
@@ -165,6 +174,7 @@ func TestANodeThatIsCutOffCannotTell(t *testing.T) {
 	if err := verified(far, token); !errors.Is(err, store.ErrStale) {
 		t.Errorf("a token that was revoked meanwhile: %v", err)
 	}
+	eventually(t, "a stream of that token is ended", func() bool { return stream.revoked.Load() > 0 })
 	if _, err := far.Issue(t.Context(), tokenRequest(c.ClientID, secret)); !errors.Is(err, store.ErrStale) {
 		t.Errorf("a token is issued: %v", err)
 	}
@@ -219,7 +229,7 @@ func TestWhatADatabaseHasForgottenStaysRevoked(t *testing.T) {
 	c, _, token := clientWithToken(t, both[0])
 	other, _, single := clientWithToken(t, both[0])
 	kept, _, good := clientWithToken(t, both[0])
-	server.Exec(t, database, `CREATE TABLE saved AS TABLE client_credentials_records; CREATE TABLE saved_head AS TABLE client_credentials_head`)
+	goBack := saveDatabase(t, server, database)
 	if err := both[0].Revoke(t.Context(), "", c.ClientID); err != nil {
 		t.Fatal(err)
 	}
@@ -227,16 +237,15 @@ func TestWhatADatabaseHasForgottenStaysRevoked(t *testing.T) {
 		t.Fatal(err)
 	}
 	remembers := func(n *nodes) bool {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		return len(n.ended) > 0 && len(n.endedTokens) > 0
+		n.ended.mu.Lock()
+		defer n.ended.mu.Unlock()
+		return len(n.ended.credentials) > 0 && len(n.ended.tokens) > 0
 	}
 	second := both[1].registry
 	eventually(t, "the other node knows what was revoked", func() bool { return remembers(second.nodes) })
 	proxy.Cut() // the node that has revoked them is lost, too
-	server.Exec(t, database, `BEGIN; LOCK client_credentials_head; TRUNCATE client_credentials_records;
-		INSERT INTO client_credentials_records TABLE saved; UPDATE client_credentials_head SET n = s.n, id = s.id FROM saved_head s;
-		DELETE FROM client_credentials_changes c USING saved_head s WHERE c.n > s.n; COMMIT`)
+	t.Cleanup(proxy.Heal)
+	goBack()
 	for _, token := range []string{token, single} {
 		if err := verified(both[1], token); !isRefusal(err) {
 			t.Errorf("what was revoked: %v", err)
@@ -260,6 +269,46 @@ func TestWhatADatabaseHasForgottenStaysRevoked(t *testing.T) {
 			t.Errorf("a node that has started since: %v", err)
 		}
 	}
+}
+
+// saveDatabase returns a function that has the database be again as it is now.
+func saveDatabase(t *testing.T, server *testpostgres.Server, database string) (goBack func()) {
+	t.Helper()
+	server.Exec(t, database, `CREATE TABLE saved AS TABLE client_credentials_records; CREATE TABLE saved_head AS TABLE client_credentials_head`)
+	return func() {
+		server.Exec(t, database, `BEGIN; LOCK client_credentials_head; TRUNCATE client_credentials_records;
+			INSERT INTO client_credentials_records TABLE saved; UPDATE client_credentials_head SET n = s.n, id = s.id FROM saved_head s;
+			DELETE FROM client_credentials_changes c USING saved_head s WHERE c.n > s.n; COMMIT`)
+	}
+}
+
+func TestAKeyThatADatabaseHasForgottenStaysRevoked(t *testing.T) {
+	server := testpostgres.Shared(t)
+	database := server.NewDatabase(t)
+	node := openNode(t, server.URL(database), time.Hour)
+	goBack := saveDatabase(t, server, database)
+	_, _, token := clientWithToken(t, node)
+	revoked := node.keys().signing.id
+	if err := node.RevokeKey(t.Context(), revoked); err != nil {
+		t.Fatal(err)
+	}
+	goBack()
+	if err := verified(node, token); !isRefusal(err) {
+		t.Errorf("a token of the revoked key: %v", err)
+	}
+	fresh := openNode(t, server.URL(database), time.Hour)
+	eventually(t, "the database knows it again", func() bool {
+		records, _, err := readKeyRecords(t.Context(), fresh.store)
+		return err == nil && !records[revoked].Revoked.IsZero()
+	})
+	c, secret, err := node.Create(t.Context(), Draft{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a key signs that the database knows", func() bool {
+		issued, err := node.Issue(t.Context(), tokenRequest(c.ClientID, secret))
+		return err == nil && verified(fresh, issued.Token) == nil
+	})
 }
 
 func tokenID(t *testing.T, token string) string {

@@ -141,6 +141,9 @@ func openRegistry(ctx context.Context, st store.Store, shared store.Shared) (*re
 	}
 	r.done.Go(r.sweepUntilClosed)
 	r.done.Go(r.flushUsesUntilClosed)
+	if r.nodes != nil {
+		r.done.Go(r.endStreamsWhenStale)
+	}
 	go r.tellUntilClosed() //nolint:gosec,contextcheck // it outlives the request that opens the store
 	return r, nil
 }

@@ -224,7 +224,7 @@ func (l *watchList) ended(r *registry, now time.Time) (revoked, expired []*Watch
 	for w := l.first; w != nil; w = w.next {
 		ends := w.ends
 		switch {
-		case w.ended || r.keyRevoked(w.access.Token.keyID):
+		case w.ended || r.keyRevoked(w.access.Token.keyID) || r.nodes.cutOff():
 			revoked = append(revoked, w)
 			ends = now.Add(tellAgain)
 		case !now.Before(ends):

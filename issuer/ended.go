@@ -1,0 +1,190 @@
+package issuer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/clientcredentials/caddy-client-credentials/store"
+)
+
+// endedRights is what a node remembers of the changes that ended rights, while
+// tokens live from before. A database that fails over to a replica may lose such a
+// change after it was acknowledged: who knows of it goes on refusing, and has the
+// database know of it again.
+type endedRights struct {
+	mu          sync.Mutex
+	credentials map[string]endedCredential // by client id
+	tokens      map[string]revocation      // by client id and jti, a slash between them
+}
+
+// endedCredential is a credential as it was after the change.
+type endedCredential struct {
+	*Credential
+	until time.Time
+}
+
+func newEndedRights() endedRights {
+	return endedRights{credentials: make(map[string]endedCredential), tokens: make(map[string]revocation)}
+}
+
+func (n *nodes) remember(c *Credential, lifetime time.Duration) {
+	if n == nil {
+		return
+	}
+	n.ended.mu.Lock()
+	defer n.ended.mu.Unlock()
+	if before, known := n.ended.credentials[c.ClientID]; !known || before.Version < c.Version {
+		n.ended.credentials[c.ClientID] = endedCredential{c, time.Now().Add(lifetime)}
+	}
+}
+
+func (n *nodes) rememberToken(key string, record revocation) {
+	if n == nil {
+		return
+	}
+	n.ended.mu.Lock()
+	defer n.ended.mu.Unlock()
+	n.ended.tokens[key] = record
+}
+
+// latest returns the credential, or what is remembered of it, where that is later.
+func (n *nodes) latest(c *Credential) *Credential {
+	if n == nil {
+		return c
+	}
+	n.ended.mu.Lock()
+	defer n.ended.mu.Unlock()
+	if ended, known := n.ended.credentials[c.ClientID]; known && ended.Version > c.Version {
+		return ended.Credential
+	}
+	return c
+}
+
+// remembersToken reports whether a token is known to be revoked by itself.
+func (n *nodes) remembersToken(key string) bool {
+	if n == nil {
+		return false
+	}
+	n.ended.mu.Lock()
+	defer n.ended.mu.Unlock()
+	_, known := n.ended.tokens[key]
+	return known
+}
+
+// forget drops what no token depends on any more.
+func (n *nodes) forget(now time.Time) {
+	if n == nil {
+		return
+	}
+	n.ended.mu.Lock()
+	defer n.ended.mu.Unlock()
+	for id, c := range n.ended.credentials {
+		if now.After(c.until) {
+			delete(n.ended.credentials, id)
+		}
+	}
+	for key, record := range n.ended.tokens {
+		if now.After(record.KeepUntil) {
+			delete(n.ended.tokens, key)
+		}
+	}
+}
+
+// restoreEnded durably has the store know again what is remembered.
+func (r *registry) restoreEnded(ctx context.Context) error {
+	r.nodes.ended.mu.Lock()
+	var credentials []*Credential
+	for _, c := range r.nodes.ended.credentials {
+		credentials = append(credentials, c.Credential)
+	}
+	var batch store.Batch
+	for key, record := range r.nodes.ended.tokens {
+		value, err := json.Marshal(record)
+		if err != nil {
+			r.nodes.ended.mu.Unlock()
+			return err
+		}
+		key = revokedTokenPrefix + key
+		batch.Puts = append(batch.Puts, store.Record{Key: key, Value: value}, store.Record{Key: revokedUntilKey(key, record.KeepUntil)})
+	}
+	r.nodes.ended.mu.Unlock()
+	batch.Urgent = true
+	if err := r.store.Commit(ctx, batch); err != nil {
+		return err
+	}
+	for _, c := range credentials {
+		if err := r.restoreCredential(ctx, c); err != nil {
+			return err
+		}
+	}
+	if err := r.restoreRevokedKeys(ctx); err != nil {
+		return err
+	}
+	nodeLog().Info("wrote again what has ended rights", zap.Int("credentials", len(credentials)), zap.Int("tokens", len(batch.Puts)/2))
+	return nil
+}
+
+// restoreRevokedKeys has the store know of the keys that are revoked here. All
+// nodes that know of them do the same.
+func (r *registry) restoreRevokedKeys(ctx context.Context) error {
+	for {
+		records, before, err := readKeyRecords(ctx, r.store)
+		if err != nil {
+			return err
+		}
+		for id, record := range records {
+			if record.Revoked.IsZero() && r.keyRevoked(id) {
+				record.Revoked = time.Now().UTC()
+				records[id] = record
+			}
+		}
+		if err := records.commit(ctx, r.store, before); !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
+}
+
+// restoreCredential has the store hold what is remembered of a credential, where it
+// has an earlier state of it. Where that was changed since, in a history that does
+// not know of the one that is lost, at least its tokens end.
+func (r *registry) restoreCredential(ctx context.Context, remembered *Credential) error {
+	for {
+		value, err := r.store.Get(ctx, credentialKey(remembered.ClientID))
+		if errors.Is(err, store.ErrNotFound) {
+			return nil // none of its tokens counts
+		}
+		if err != nil {
+			return err
+		}
+		before, err := decodeCredential(value)
+		if err != nil {
+			return err
+		}
+		var after Credential
+		switch {
+		case before.Version < remembered.Version:
+			after = *remembered
+			after.Version-- // putChange raises it
+		case before.Epoch < remembered.Epoch || before.Revoked.IsZero() && !remembered.Revoked.IsZero():
+			after = *before
+			after.endTokens(time.Now())
+			after.Disabled = after.Disabled || remembered.Disabled
+			after.Revoked = remembered.Revoked
+		default:
+			return nil
+		}
+		batch := store.Batch{Urgent: true}
+		written, err := putChange(&batch, value, before, &after)
+		if err == nil {
+			err = r.commit(ctx, batch, written)
+		}
+		if !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
+}
