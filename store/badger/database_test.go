@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -76,157 +75,6 @@ func expect(t *testing.T, st store.Store, want ...string) {
 	}
 }
 
-func TestGetReturnsWhatWasPutAsACopy(t *testing.T) {
-	st := openIn(t, t.TempDir())
-	binary := "\x00\xff\r\n" + strings.Repeat("x", 70_000)
-	for key, value := range map[string]string{"a": "1", "empty": "", "binary": binary, "k\x00\xff/ü": "odd key"} {
-		put(t, st, key, value)
-		for range 2 {
-			got, err := st.Get(t.Context(), key)
-			if err != nil || string(got) != value {
-				t.Fatalf("Get(%q) = %d bytes, %v, want %d bytes", key, len(got), err, len(value))
-			}
-			for n := range got { // the caller's own: it may spoil it
-				got[n] ^= 0xff
-			}
-		}
-	}
-	if _, err := st.Get(t.Context(), "b"); !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("Get of no record = %v, want ErrNotFound", err)
-	}
-	put(t, st, "a", "2")
-	if got, err := st.Get(t.Context(), "a"); err != nil || string(got) != "2" {
-		t.Errorf("Get after a second Put = %q, %v", got, err)
-	}
-	if err := st.Commit(t.Context(), store.Batch{Deletes: []string{"a", "never there"}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := st.Get(t.Context(), "a"); !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("Get of a deleted record = %v, want ErrNotFound", err)
-	}
-}
-
-func TestScanGivesTheRecordsOfAPrefixInTheOrderOfTheirBytes(t *testing.T) {
-	st := openIn(t, t.TempDir())
-	if got := contents(t, st, ""); len(got) != 0 {
-		t.Errorf("an empty store holds %q", got)
-	}
-	for _, key := range []string{"b/2", "a/10", "a/9", "a", "a0", "a/\xff", "a/", "b/1", "A/1"} {
-		put(t, st, key, "v")
-	}
-	for prefix, want := range map[string][]string{
-		"a/":  {"a/=v", "a/10=v", "a/9=v", "a/\xff=v"},
-		"b/2": {"b/2=v"},
-		"c":   {},
-		"":    {"A/1=v", "a=v", "a/=v", "a/10=v", "a/9=v", "a/\xff=v", "a0=v", "b/1=v", "b/2=v"},
-	} {
-		if got := contents(t, st, prefix); !slices.Equal(got, want) {
-			t.Errorf("Scan(%q) gave %q, want %q", prefix, got, want)
-		}
-	}
-}
-
-func TestScanSeesOneMomentOnly(t *testing.T) {
-	st := openIn(t, t.TempDir())
-	put(t, st, "a", "old")
-	put(t, st, "b", "old")
-	put(t, st, "c", "old")
-	begun, changed := make(chan struct{}), make(chan error)
-	go func() {
-		<-begun
-		changed <- st.Commit(context.Background(), store.Batch{Puts: records("b", "new", "d", "new"), Deletes: []string{"c"}})
-	}()
-	var seen []string
-	err := st.Scan(t.Context(), "", func(key string, value []byte) error {
-		if key == "a" {
-			close(begun)
-			if err := <-changed; err != nil {
-				return err
-			}
-		}
-		seen = append(seen, key+"="+string(value))
-		return nil
-	})
-	if want := []string{"a=old", "b=old", "c=old"}; err != nil || !slices.Equal(seen, want) {
-		t.Errorf("Scan gave %q, %v, want %q", seen, err, want)
-	}
-	expect(t, st, "a=old", "b=new", "d=new")
-}
-
-func TestScanEndsWithTheFirstErrorOfItsFunction(t *testing.T) {
-	st := openIn(t, t.TempDir())
-	put(t, st, "a", "1")
-	put(t, st, "b", "2")
-	enough := errors.New("enough")
-	calls := 0
-	err := st.Scan(t.Context(), "", func(string, []byte) error {
-		calls++
-		return enough
-	})
-	if !errors.Is(err, enough) || calls != 1 {
-		t.Errorf("Scan = %v after %d calls, want its function's error after one", err, calls)
-	}
-}
-
-func TestAValueOfScanIsACopy(t *testing.T) {
-	st := openIn(t, t.TempDir())
-	put(t, st, "a", "1111")
-	var kept []byte
-	if err := st.Scan(t.Context(), "", func(_ string, value []byte) error { kept = value; return nil }); err != nil {
-		t.Fatal(err)
-	}
-	put(t, st, "a", "2222")
-	if string(kept) != "1111" {
-		t.Errorf("the kept value became %q", kept)
-	}
-	copy(kept, "9999")
-	expect(t, st, "a=2222")
-}
-
-func TestABatchIsCarriedOutOnlyIfAllItsConditionsHold(t *testing.T) {
-	for name, c := range map[string]struct {
-		conditions []store.Condition
-		held       bool
-	}{
-		"none":                     {nil, true},
-		"absent":                   {[]store.Condition{{Key: "z"}}, true},
-		"absent, but there":        {[]store.Condition{{Key: "a"}}, false},
-		"absent, but there, empty": {[]store.Condition{{Key: "empty"}}, false},
-		"exact":                    {[]store.Condition{{Key: "a", Value: []byte("1")}}, true},
-		"exact and empty":          {[]store.Condition{{Key: "empty", Value: []byte{}}}, true},
-		"empty, but not there":     {[]store.Condition{{Key: "z", Value: []byte{}}}, false},
-		"empty, but full":          {[]store.Condition{{Key: "a", Value: []byte{}}}, false},
-		"other value":              {[]store.Condition{{Key: "a", Value: []byte("2")}}, false},
-		"value with a tail":        {[]store.Condition{{Key: "a", Value: []byte("11")}}, false},
-		"value of no record":       {[]store.Condition{{Key: "z", Value: []byte("1")}}, false},
-		"both":                     {[]store.Condition{{Key: "a", Value: []byte("1")}, {Key: "z"}}, true},
-		"first fails":              {[]store.Condition{{Key: "a"}, {Key: "z"}}, false},
-		"last fails":               {[]store.Condition{{Key: "z"}, {Key: "a"}}, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			st := openIn(t, t.TempDir())
-			put(t, st, "a", "1")
-			put(t, st, "empty", "")
-			err := st.Commit(t.Context(), store.Batch{
-				Conditions: c.conditions,
-				Puts:       records("a", "new", "b", "new"),
-				Deletes:    []string{"empty"},
-			})
-			if c.held {
-				if err != nil {
-					t.Fatal(err)
-				}
-				expect(t, st, "a=new", "b=new")
-				return
-			}
-			if !errors.Is(err, store.ErrConflict) {
-				t.Errorf("Commit = %v, want ErrConflict", err)
-			}
-			expect(t, st, "a=1", "empty=")
-		})
-	}
-}
-
 func TestABatchThatDoesNotFitWritesNothing(t *testing.T) {
 	st := openIn(t, t.TempDir())
 	put(t, st, "a", "1")
@@ -266,78 +114,6 @@ func many(n int) []store.Record {
 		all[i] = store.Record{Key: fmt.Sprintf("many/%06d", i)}
 	}
 	return all
-}
-
-func TestOfConcurrentCommitsUnderOneConditionExactlyOneWins(t *testing.T) {
-	st := openIn(t, t.TempDir())
-	put(t, st, "exact", "before")
-	for name, condition := range map[string]store.Condition{
-		"absent": {Key: "absent"},
-		"exact":  {Key: "exact", Value: []byte("before")},
-	} {
-		const rivals = 16
-		var won atomic.Int32
-		var winner atomic.Value
-		start := make(chan struct{})
-		var all sync.WaitGroup
-		for n := range rivals {
-			all.Go(func() {
-				<-start
-				value := fmt.Sprintf("of %d", n)
-				err := st.Commit(context.Background(), store.Batch{
-					Conditions: []store.Condition{condition},
-					Puts:       records(condition.Key, value),
-				})
-				switch {
-				case err == nil:
-					won.Add(1)
-					winner.Store(value)
-				case !errors.Is(err, store.ErrConflict):
-					t.Errorf("%s: Commit = %v, want ErrConflict", name, err)
-				}
-			})
-		}
-		close(start)
-		all.Wait()
-		if won.Load() != 1 {
-			t.Fatalf("%s: %d of %d commits won, want 1", name, won.Load(), rivals)
-		}
-		if got, err := st.Get(t.Context(), condition.Key); err != nil || string(got) != winner.Load() {
-			t.Errorf("%s: the store holds %q, %v, and %v won", name, got, err, winner.Load())
-		}
-	}
-}
-
-// A condition is on what is read, not on what is written: two commits that each
-// break the other's condition must not both succeed.
-func TestTwoCommitsThatBreakEachOthersConditionsDoNotBothWin(t *testing.T) {
-	st := openIn(t, t.TempDir())
-	for round := range 30 {
-		keys := [2]string{fmt.Sprintf("%d/left", round), fmt.Sprintf("%d/right", round)}
-		var won atomic.Int32
-		start := make(chan struct{})
-		var both sync.WaitGroup
-		for n := range keys {
-			both.Go(func() {
-				<-start
-				err := st.Commit(context.Background(), store.Batch{
-					Conditions: []store.Condition{{Key: keys[n]}},
-					Puts:       records(keys[1-n], "x"),
-				})
-				switch {
-				case err == nil:
-					won.Add(1)
-				case !errors.Is(err, store.ErrConflict):
-					t.Errorf("Commit = %v, want ErrConflict", err)
-				}
-			})
-		}
-		close(start)
-		both.Wait()
-		if won.Load() != 1 {
-			t.Fatalf("%d commits won, want 1", won.Load())
-		}
-	}
 }
 
 // raw writes a record past the checksum.
@@ -417,29 +193,6 @@ func TestARecordMovedToAnotherKeyIsDamaged(t *testing.T) {
 	}
 }
 
-func TestAfterCloseEveryCallSaysSo(t *testing.T) {
-	st := openIn(t, t.TempDir())
-	put(t, st, "a", "1")
-	if err := st.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if _, err := st.Get(t.Context(), "a"); !errors.Is(err, store.ErrClosed) {
-			t.Errorf("Get = %v, want ErrClosed", err)
-		}
-		err := st.Scan(t.Context(), "", func(string, []byte) error { t.Error("Scan gave a record"); return nil })
-		if !errors.Is(err, store.ErrClosed) {
-			t.Errorf("Scan = %v, want ErrClosed", err)
-		}
-		if err := st.Commit(t.Context(), store.Batch{Puts: records("a", "2")}); !errors.Is(err, store.ErrClosed) {
-			t.Errorf("Commit = %v, want ErrClosed", err)
-		}
-		if err := st.Close(); err != nil && !errors.Is(err, store.ErrClosed) {
-			t.Errorf("a second Close = %v", err)
-		}
-	}
-}
-
 func TestCloseWaitsForAScanUnderWay(t *testing.T) {
 	dir := t.TempDir()
 	st := openIn(t, dir)
@@ -494,69 +247,6 @@ func TestCloseWaitsForAScanUnderWay(t *testing.T) {
 		t.Errorf("Get behind Close = %v, want ErrClosed", err)
 	}
 	expect(t, openIn(t, dir), "a=1", "b=2")
-}
-
-func TestCloseUnderLoadLosesNoAcknowledgedCommit(t *testing.T) {
-	dir := t.TempDir()
-	st := openIn(t, dir)
-	var acknowledged sync.Map
-	var workers sync.WaitGroup
-	var commits atomic.Int32
-	enough := make(chan struct{})
-	var once sync.Once
-	for w := range 8 {
-		workers.Go(func() {
-			for n := 0; ; n++ {
-				key := fmt.Sprintf("%d/%d", w, n)
-				err := st.Commit(context.Background(), store.Batch{Puts: records(key, key)})
-				if errors.Is(err, store.ErrClosed) {
-					return
-				}
-				if err != nil {
-					t.Errorf("Commit = %v", err)
-					return
-				}
-				acknowledged.Store(key, true)
-				if commits.Add(1) >= 50 {
-					once.Do(func() { close(enough) })
-				}
-				if _, err := st.Get(context.Background(), key); err != nil && !errors.Is(err, store.ErrClosed) {
-					t.Errorf("Get = %v", err)
-				}
-			}
-		})
-	}
-	<-enough
-	if err := st.Close(); err != nil {
-		t.Fatal(err)
-	}
-	workers.Wait()
-	again := openIn(t, dir)
-	acknowledged.Range(func(key, _ any) bool {
-		if got, err := again.Get(t.Context(), key.(string)); err != nil || string(got) != key {
-			t.Errorf("Get(%s) = %q, %v", key, got, err)
-		}
-		return true
-	})
-}
-
-func TestACancelledContextEndsEveryCallAndWritesNothing(t *testing.T) {
-	st := openIn(t, t.TempDir())
-	put(t, st, "a", "1")
-	put(t, st, "b", "1")
-	ctx, cancel := context.WithCancel(t.Context())
-	calls := 0
-	err := st.Scan(ctx, "", func(string, []byte) error { calls++; cancel(); return nil })
-	if !errors.Is(err, context.Canceled) || calls != 1 {
-		t.Errorf("Scan = %v after %d records, want Canceled after one", err, calls)
-	}
-	if _, err := st.Get(ctx, "a"); !errors.Is(err, context.Canceled) {
-		t.Errorf("Get = %v, want Canceled", err)
-	}
-	if err := st.Commit(ctx, store.Batch{Puts: records("a", "2")}); !errors.Is(err, context.Canceled) {
-		t.Errorf("Commit = %v, want Canceled", err)
-	}
-	expect(t, st, "a=1", "b=1")
 }
 
 func TestASecondOpenSaysWhoMayHoldTheStoreAndWhatToDo(t *testing.T) {

@@ -140,6 +140,10 @@ var brokenEngines = map[string]struct {
 		func(sound store.Shared) store.Store { return pressed{sound} },
 		[]string{"AwaitEndsWithItsContext"},
 	},
+	"awaits its own commits alone": {
+		func(sound store.Shared) store.Store { return &selfish{Shared: sound} },
+		[]string{"AwaitReturnsWhenAllNodesKnow"},
+	},
 	"awaits the dead": {
 		func(sound store.Shared) store.Store { return faithful{sound} },
 		[]string{"AwaitWaitsForNoNodeThatHasEnded"},
@@ -566,6 +570,23 @@ func (p pressed) Await(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+type selfish struct {
+	store.Shared
+	committed atomic.Bool
+}
+
+func (s *selfish) Commit(ctx context.Context, batch store.Batch) error {
+	defer s.committed.Store(true)
+	return s.Shared.Commit(ctx, batch)
+}
+
+func (s *selfish) Await(ctx context.Context) error {
+	if !s.committed.Swap(false) {
+		return nil
+	}
+	return s.Shared.Await(ctx)
 }
 
 type faithful struct{ store.Shared }

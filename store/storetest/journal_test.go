@@ -321,8 +321,12 @@ func (j *journal) Await(ctx context.Context) error {
 	}
 	defer j.gate.RUnlock()
 	j.mu.Lock()
+	err := j.readOn() // what other nodes have committed counts, too
 	until, own := j.read, j.own
 	j.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	for {
 		nodes, err := filepath.Glob(filepath.Join(j.dir, "node-*"))
 		if err != nil || !slices.ContainsFunc(nodes, func(node string) bool { return node != own && mustBeAwaited(node, until) }) {

@@ -308,18 +308,20 @@ func followMissesNothing(t *testing.T, d *database) {
 	}
 }
 
+// awaitAll has commits of one node awaited by it or by another one, and asks a third
+// one.
 func awaitAll(t *testing.T, d *database) {
 	a, b, c := d.node(t), d.node(t), d.node(t)
 	var group sync.WaitGroup
-	for _, pair := range [][2]node{{a, b}, {b, c}, {c, a}} {
+	for _, nodes := range [][3]node{{a, b, c}, {b, c, a}, {c, a, b}} {
 		group.Go(func() {
-			for range 20 {
-				n, err := pair[0].commitNext(t.Context())
+			for round := range 20 {
+				n, err := nodes[0].commitNext(t.Context())
 				if err == nil {
-					err = pair[0].Await(t.Context())
+					err = nodes[round%2].Await(t.Context())
 				}
 				if err == nil {
-					err = pair[1].missing(n)
+					err = nodes[2].missing(n)
 				}
 				if err != nil {
 					t.Error(err)
