@@ -129,6 +129,7 @@ func prepareEnvironment(t *testing.T) {
 		"TEST_ISSUER":      "https://api.example.com",
 		"TEST_AUDIENCE":    "https://stock.example.com",
 		"TEST_STORE":       "credentials",
+		"TEST_DATABASE":    "postgres://app:secret@db.example.com/credentials",
 		"TEST_SECRET_HASH": "$2y$04$y6.4hiA/L77MJQOLJaOKxOyTOZrZN8Y1nNY.qrOwdgnAZhtEWlGfG",
 		"TEST_SIGNING_KEY": "key.pem",
 	} {

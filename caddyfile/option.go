@@ -124,7 +124,7 @@ func parseSetting(d *caddyfile.Dispenser, app *issuer.App) error {
 		}
 		engine := d.Val()
 		if _, err := caddy.GetModule("client_credentials.stores." + engine); err != nil {
-			return d.Errf("there is no store %q in this Caddy; badger is the one that comes with the plugin", engine)
+			return d.Errf("there is no store %q in this Caddy; badger and postgres come with the plugin", engine)
 		}
 		module, err := caddyfile.UnmarshalModule(d, "client_credentials.stores."+engine)
 		if err != nil {
