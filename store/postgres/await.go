@@ -28,7 +28,7 @@ func (d *database) Await(ctx context.Context) error {
 	}
 	begun := clock() // after the commit, and after the polls that the rows tell of
 	silent := make(map[uuid.UUID]node)
-	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
 		for id, other := range waiting {
 			if other.applied >= head {
 				delete(waiting, id)

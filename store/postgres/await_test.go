@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -212,5 +213,23 @@ func TestForgettingNeedsTheSameCountOfPolls(t *testing.T) {
 	one.forget(t.Context(), read)
 	if n := nodes(t, one); n != 0 {
 		t.Errorf("the row of a node that is silent was left")
+	}
+}
+
+func BenchmarkCommitAndAwait(b *testing.B) {
+	for _, others := range []int{0, 1, 3} {
+		b.Run(fmt.Sprintf("others=%d", others), func(b *testing.B) {
+			url := newURL(b)
+			one, _ := join(b, url)
+			for range others {
+				join(b, url)
+			}
+			for b.Loop() {
+				put(b, one, "k", "1")
+				if err := one.Await(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -48,8 +48,7 @@ func newChange(batch store.Batch) change {
 	for _, record := range batch.Puts {
 		values[record.Key] = store.Seal(record)
 	}
-	for _, key := range batch.Deletes { // after all puts
-		delete(values, key)
+	for _, key := range batch.Deletes { // which come after all puts
 		c.deletes = append(c.deletes, []byte(key))
 	}
 	for _, key := range slices.Sorted(maps.Keys(values)) {

@@ -127,10 +127,10 @@ func (d *database) scanPages(ctx context.Context, rest keyRange, fn func(key str
 	}); err != nil {
 		return fmt.Errorf("reading records: %w", err)
 	}
-	for {
+	for limit := firstPage; ; limit = page {
 		var records []sealedRecord
 		if err := step(ctx, func(ctx context.Context) (err error) {
-			records, err = rest.read(ctx, conn, page)
+			records, err = rest.read(ctx, conn, limit)
 			return err
 		}); err != nil {
 			return err
@@ -139,11 +139,11 @@ func (d *database) scanPages(ctx context.Context, rest keyRange, fn func(key str
 			rollBack(ctx, conn)
 			return err
 		}
-		if len(records) < page {
+		if len(records) < limit {
 			rollBack(ctx, conn)
 			return nil
 		}
-		rest.from = append(records[page-1].key, 0)
+		rest.from = append(records[limit-1].key, 0)
 	}
 }
 

@@ -402,3 +402,33 @@ func TestAClosedStoreSaysSo(t *testing.T) {
 		}
 	}
 }
+
+// A server that gives up waiting for its replica says so by a warning alone.
+func TestACommitWithAWarningIsNotAcknowledged(t *testing.T) {
+	server := testpostgres.Shared(t)
+	name := server.NewDatabase(t)
+	db := open(t, server.URL(name))
+	server.Exec(t, name,
+		`CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'for the test'; RETURN NULL; END $$`,
+		`CREATE CONSTRAINT TRIGGER warn AFTER INSERT ON client_credentials_records DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION warn()`)
+	if err := db.Commit(t.Context(), store.Batch{Puts: records("k", "1")}); err == nil {
+		t.Error("Commit returns no error")
+	}
+	if err := db.Commit(t.Context(), store.Batch{Puts: records("k", "2")}); err != nil { // an update
+		t.Errorf("a commit after that: %v", err)
+	}
+}
+
+// A node that was cut off between the two round trips of a commit holds the head.
+func TestACommitWaitsOutANodeThatIsCutOffWhileItCommits(t *testing.T) {
+	server := testpostgres.Shared(t)
+	name := server.NewDatabase(t)
+	db := open(t, server.URL(name))
+	cut := server.Connect(t, name)
+	for _, statement := range []string{`BEGIN`, db.features.settings, `UPDATE client_credentials_head SET n = n + 1`} {
+		if _, err := cut.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(t, db, "k", "1")
+}

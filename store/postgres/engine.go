@@ -208,13 +208,13 @@ func (p *Postgres) Identity() string {
 	if database == "" {
 		database = config.User // as the server has it
 	}
-	identity := "postgres:" + strings.Join(slices.Compact(hosts), ",") + "/" + database
+	identity := []string{"postgres:" + strings.Join(slices.Compact(hosts), ",") + "/" + database}
 	for _, setting := range []string{"search_path", "options"} {
 		if value := config.RuntimeParams[setting]; value != "" {
-			identity += " " + setting + "=" + value
+			identity = append(identity, setting+"="+value)
 		}
 	}
-	return identity
+	return strings.Join(identity, " ")
 }
 
 func address(host string, port uint16) string {
@@ -261,12 +261,11 @@ func persist(ctx context.Context, do func(context.Context) error) error {
 }
 
 func unreachable(err error) bool {
-	var connecting *pgconn.ConnectError
-	var answer *pgconn.PgError
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return answer.Code == cannotConnectNow
 	}
-	return errors.As(err, &connecting) || pgconn.Timeout(err)
+	_, connecting := errors.AsType[*pgconn.ConnectError](err)
+	return connecting || pgconn.Timeout(err)
 }
 
 // parse returns what the connection string says, with the time limits that the
@@ -276,7 +275,11 @@ func (p *Postgres) parse() (*pgxpool.Config, error) {
 		return nil, errors.New("the postgres store takes a connection string, such as {env.DATABASE_URL}")
 	}
 	text, err := caddy.NewReplacer().ReplaceOrErr(p.Connection, true, true)
-	if err != nil { // which may repeat a part of a password that has braces
+	switch {
+	case err == nil:
+	case strings.HasPrefix(p.Connection, "{") && strings.IndexByte(p.Connection, '}') == len(p.Connection)-1:
+		return nil, fmt.Errorf("connection string: %w", err)
+	default: // it may repeat a part of a password that has braces
 		return nil, errors.New(`the connection string has a placeholder that is unknown or empty (braces that are none are written \{ and \})`)
 	}
 	config, err := pgxpool.ParseConfig(text)
@@ -286,8 +289,12 @@ func (p *Postgres) parse() (*pgxpool.Config, error) {
 	lease := time.Duration(p.Lease)
 	conn := config.ConnConfig
 	conn.DialFunc = dialer(lease).DialContext
-	if limit := min(lease/2, 2*time.Second); conn.ConnectTimeout == 0 || conn.ConnectTimeout > limit {
+	limit := min(lease/2, 1500*time.Millisecond) // so that a node serves soon after the database's return
+	if conn.ConnectTimeout == 0 || conn.ConnectTimeout > limit {
 		conn.ConnectTimeout = limit // for each host
+	}
+	if config.PingTimeout == 0 {
+		config.PingTimeout = limit
 	}
 	if conn.ValidateConnect == nil {
 		// All that is done here writes: of several hosts, one that does not take it is the wrong one.

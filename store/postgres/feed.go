@@ -66,14 +66,14 @@ type feed struct {
 	failure error     // of the last poll
 
 	// The goroutine that follows has the rest to itself.
-	conn     *pgx.Conn
-	follower store.Follower
-	applied  int64     // the number of the last commit that was applied
-	last     uuid.UUID // its id
-	reported int64     // what the node's row says
-	polls    int64
-	stale    bool      // as was logged
-	logged   time.Time // when a failure was logged last
+	conn      *pgx.Conn
+	listening bool // it is told of notifications
+	follower  store.Follower
+	applied   int64     // the number of the last commit that was applied
+	last      uuid.UUID // its id
+	polls     int64
+	stale     bool      // as was logged
+	logged    time.Time // when a failure was logged last
 
 	stop   context.CancelFunc
 	done   sync.WaitGroup
@@ -105,7 +105,6 @@ func newFeed(p *Postgres, pool *pgxpool.Pool, features features) *feed {
 		accept:   p.OnStale == OnStaleAccept,
 		node:     uuid.New(),
 		applied:  nothingYet,
-		reported: nothingYet,
 		failure:  errors.New("it has not been asked yet"),
 		stop:     func() {},
 	}
@@ -139,10 +138,10 @@ func (f *feed) follow(ctx context.Context, follower store.Follower) error {
 		return nil
 	})
 	if err != nil {
-		f.disconnect()
+		f.disconnect(ctx)
 		return fmt.Errorf("following the store: %w", err)
 	}
-	ctx, f.stop = context.WithCancel(context.WithoutCancel(ctx))
+	ctx, f.stop = context.WithCancel(context.WithoutCancel(ctx)) // it outlives who opens the store
 	f.done.Go(func() { f.run(ctx) })
 	f.done.Go(func() { f.trimUntil(ctx) })
 	return nil
@@ -168,11 +167,12 @@ func (f *feed) close() {
 	f.stop()
 	f.done.Wait()
 	if f.conn != nil {
-		_ = within(context.Background(), time.Second, func(ctx context.Context) error {
+		ctx := context.Background()
+		_ = within(ctx, time.Second, func(ctx context.Context) error {
 			_, err := f.conn.Exec(ctx, `DELETE FROM client_credentials_nodes WHERE id = $1`, f.node)
 			return err
 		})
-		f.disconnect()
+		f.disconnect(ctx)
 	}
 }
 
@@ -196,7 +196,7 @@ func (f *feed) run(ctx context.Context) {
 
 // wait returns when the pause is over, or before that when somebody has committed.
 func (f *feed) wait(ctx context.Context, pause time.Duration) {
-	if f.conn == nil || !f.features.notify || pause == 0 {
+	if f.conn == nil || !f.listening || pause == 0 {
 		_ = sleep(ctx, pause)
 		return
 	}
@@ -208,7 +208,7 @@ func (f *feed) wait(ctx context.Context, pause time.Duration) {
 	case err == nil:
 		_ = sleep(ctx, pollGap-(clock()-begun))
 	case waiting.Err() == nil: // the connection is lost: the poll makes a new one
-		f.disconnect()
+		f.disconnect(ctx)
 	}
 }
 
@@ -221,7 +221,7 @@ func (f *feed) poll(ctx context.Context) (settled bool, err error) {
 			err = errors.New("following the store has panicked")
 		}
 		if err != nil {
-			f.disconnect()
+			f.settle(ctx, err)
 		}
 	}()
 	if err := f.connect(ctx); err != nil {
@@ -254,20 +254,40 @@ func (f *feed) connect(ctx context.Context) error {
 		if f.conn, err = pgx.ConnectConfig(ctx, f.config); err != nil {
 			return err
 		}
-		if f.features.notify {
-			_, err = f.conn.Exec(ctx, `LISTEN `+channel)
+		_, err = f.conn.Exec(ctx, `LISTEN `+channel)
+		f.listening = err == nil && f.features.notify
+		if err != nil && !f.conn.IsClosed() {
+			logger().Debug("the database sends no notifications", zap.Error(err))
+			return nil
 		}
 		return err
 	})
 }
 
-// disconnect forgets the connection, and those of the pool: what has broken one may
-// have broken all.
-func (f *feed) disconnect() {
+// settle ends the transaction that a poll has left, and the connection, where that
+// or the server at its other end is no good any more.
+func (f *feed) settle(ctx context.Context, err error) {
 	if f.conn == nil {
 		return
 	}
-	_ = within(context.Background(), 100*time.Millisecond, f.conn.Close)
+	if !f.conn.IsClosed() && !is(err, readOnlyTransaction) && f.conn.PgConn().TxStatus() != 'I' {
+		_ = within(ctx, time.Second, func(ctx context.Context) error {
+			_, err := f.conn.Exec(ctx, `ROLLBACK`)
+			return err
+		})
+	}
+	if f.conn.IsClosed() || is(err, readOnlyTransaction) || f.conn.PgConn().TxStatus() != 'I' {
+		f.disconnect(ctx)
+	}
+}
+
+// disconnect forgets the connection, and those of the pool: what has broken one may
+// have broken all.
+func (f *feed) disconnect(ctx context.Context) {
+	if f.conn == nil {
+		return
+	}
+	_ = within(context.WithoutCancel(ctx), 100*time.Millisecond, f.conn.Close)
 	f.conn = nil
 	f.pool.Reset()
 }
@@ -295,13 +315,9 @@ func (f *feed) ask(ctx context.Context) (a answer, err error) {
 		a.registered = tag.RowsAffected() == 1
 		return nil
 	})
-	from := f.applied
-	if from == nothingYet {
-		from = math.MaxInt64 // of what nothing is remembered of, nothing has changed
-	}
 	batch.Queue(`SELECT head.n, head.id, changes.n, changes.id, changes.keys, changes.urgent FROM client_credentials_head head
 		LEFT JOIN client_credentials_changes changes ON head.n > $1 AND changes.n >= $1 ORDER BY changes.n LIMIT $2`,
-		from, 1+maxChanges).Query(func(rows pgx.Rows) (err error) {
+		f.applied, 1+maxChanges).Query(func(rows pgx.Rows) (err error) {
 		a.head, a.id, a.changes, err = readChanges(rows)
 		return err
 	})

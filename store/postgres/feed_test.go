@@ -104,6 +104,32 @@ func TestAllAreToldAllInOrder(t *testing.T) {
 	}
 }
 
+// A node that has applied a part of what it was told is not up to date.
+func TestAPollThatDoesNotTellAllDoesNotCount(t *testing.T) {
+	url := newURL(t)
+	one, two := open(t, url), open(t, url)
+	told := new(follower)
+	two.feed.follower = told
+	poll := func() (counts bool) {
+		before := two.feed.until.Load()
+		if _, err := two.feed.poll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return two.feed.until.Load() != before
+	}
+	poll()
+	poll()
+	for range maxChanges + 1 {
+		put(t, one, "k", "1")
+	}
+	if poll() || len(told.heard()) != maxChanges {
+		t.Errorf("a poll counts that told of %d commits of %d", len(told.heard()), maxChanges+1)
+	}
+	if !poll() || len(told.heard()) != maxChanges+1 {
+		t.Errorf("the next poll does not count, and %d commits were told", len(told.heard()))
+	}
+}
+
 // waitingFollower takes its time over the first change.
 type waitingFollower struct {
 	follower

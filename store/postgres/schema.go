@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -13,23 +14,24 @@ import (
 )
 
 // migrations lead from one version of the tables to the next: the first from
-// none to version 1. README.md says for each how to go back.
+// none to version 1. README.md says for each how to go back. Each can be carried
+// out again where it was broken off: not every database can undo half of it.
 var migrations = [][]string{{
 	// Keys sort by their bytes. A value has its checksum before it (store.Seal).
-	`CREATE TABLE client_credentials_records (
+	`CREATE TABLE IF NOT EXISTS client_credentials_records (
 		key   bytea PRIMARY KEY,
 		value bytea NOT NULL
 	)`,
 	// Each commit has a number, the next one, and an id that it draws: so that it can
 	// be told from another of that number in another copy of the database. This is
 	// the last one's. Whoever commits locks this row first.
-	`CREATE TABLE client_credentials_head (
+	`CREATE TABLE IF NOT EXISTS client_credentials_head (
 		one boolean PRIMARY KEY DEFAULT true CHECK (one),
 		n   bigint  NOT NULL,
 		id  uuid    NOT NULL
 	)`,
 	// What the last commits have put or deleted.
-	`CREATE TABLE client_credentials_changes (
+	`CREATE TABLE IF NOT EXISTS client_credentials_changes (
 		n      bigint      PRIMARY KEY,
 		id     uuid        NOT NULL,
 		at     timestamptz NOT NULL,
@@ -37,7 +39,7 @@ var migrations = [][]string{{
 		urgent boolean     NOT NULL
 	)`,
 	// Who has the store open. The last two are for who looks at the table.
-	`CREATE TABLE client_credentials_nodes (
+	`CREATE TABLE IF NOT EXISTS client_credentials_nodes (
 		id       uuid        PRIMARY KEY,
 		applied  bigint      NOT NULL,
 		polls    bigint      NOT NULL,
@@ -48,13 +50,14 @@ var migrations = [][]string{{
 }}
 
 // The first commit, of nothing.
-const firstCommit = `WITH head AS (INSERT INTO client_credentials_head (n, id) VALUES (0, $1) RETURNING n, id)
+const firstCommit = `WITH head AS (INSERT INTO client_credentials_head (n, id) VALUES (0, $1) ON CONFLICT (one) DO NOTHING RETURNING n, id)
 	INSERT INTO client_credentials_changes (n, id, at, keys, urgent) SELECT n, id, clock_timestamp(), '{}', false FROM head`
 
 // The SQLSTATE codes that are looked for.
 const (
 	undefinedTable       = "42P01"
 	undefinedFunction    = "42883"
+	notSupported         = "0A000"
 	duplicateTable       = "42P07"
 	uniqueViolation      = "23505"
 	serializationFailure = "40001"
@@ -110,7 +113,7 @@ func migrateIn(ctx context.Context, tx pgx.Tx) error {
 		_, err := savepoint.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(migrationLock))
 		return err
 	})
-	if err != nil && !is(err, undefinedFunction) {
+	if err != nil && !is(err, undefinedFunction, notSupported) {
 		return err
 	}
 	if _, err := tx.Exec(ctx, `CREATE TABLE IF NOT EXISTS client_credentials_schema (
@@ -149,7 +152,7 @@ func migrateIn(ctx context.Context, tx pgx.Tx) error {
 
 // features are what not every database has that speaks PostgreSQL's protocol.
 type features struct {
-	// notify tells whether there is LISTEN and NOTIFY.
+	// notify tells whether there are notifications.
 	notify bool
 	// settings is the statement that each transaction begins with, or empty.
 	settings string
@@ -161,8 +164,9 @@ var transactionSettings = []string{
 	// What is acknowledged is on the disk, and with who must have it too: whatever
 	// the role, or the database, has for others.
 	`set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)`,
-	// A node that is cut off while it holds locks must not keep the others waiting.
-	`set_config('idle_in_transaction_session_timeout', '5s', true)`,
+	// A node that is cut off while it holds the head gives it up while the others
+	// still wait for it. Neither limit counts while a commit waits for a replica.
+	`set_config('idle_in_transaction_session_timeout', '2s', true)`,
 	`set_config('statement_timeout', '4s', true)`,
 }
 
@@ -170,8 +174,7 @@ var transactionSettings = []string{
 func probe(ctx context.Context, pool *pgxpool.Pool) (found features, err error) {
 	works := func(statement string) (bool, error) {
 		_, err := pool.Exec(ctx, statement)
-		var answer *pgconn.PgError
-		if errors.As(err, &answer) {
+		if _, ok := errors.AsType[*pgconn.PgError](err); ok {
 			logger().Info("the database lacks a feature", zap.String("statement", statement), zap.Error(err))
 			return false, nil
 		}
@@ -190,23 +193,12 @@ func probe(ctx context.Context, pool *pgxpool.Pool) (found features, err error) 
 			found.settings += ", " + setting
 		}
 	}
-	if found.notify, err = works("SELECT " + wakeUp); err != nil || !found.notify {
-		return found, err
-	}
-	found.notify, err = works("UNLISTEN " + channel)
+	found.notify, err = works("SELECT " + wakeUp)
 	return found, err
 }
 
 // is tells whether an answer of the database has one of the codes.
 func is(err error, codes ...string) bool {
-	var answer *pgconn.PgError
-	if !errors.As(err, &answer) {
-		return false
-	}
-	for _, code := range codes {
-		if answer.Code == code {
-			return true
-		}
-	}
-	return false
+	answer, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && slices.Contains(codes, answer.Code)
 }
