@@ -219,6 +219,37 @@ func TestAnAssertionCountsOnceOnAllNodes(t *testing.T) {
 	}
 }
 
+// What could not be kept is no change: the node that has tried it must not take it for
+// one, when the others go on as before.
+func TestARevocationThatTheDatabaseDidNotTakeCountsOnNoNode(t *testing.T) {
+	server := testpostgres.Shared(t)
+	database := server.NewDatabase(t)
+	nodes := []*Issuer{openNode(t, server.URL(database), time.Hour), openNode(t, server.URL(database), time.Hour)}
+	c, _, token := clientWithToken(t, nodes[0])
+	server.Exec(t, database, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$`,
+		`CREATE TRIGGER refuse BEFORE INSERT ON client_credentials_changes FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	if err := nodes[0].Revoke(t.Context(), "", c.ClientID); err == nil {
+		t.Fatal("it is revoked")
+	}
+	server.Exec(t, database, `DROP TRIGGER refuse ON client_credentials_changes`)
+	for n, node := range nodes {
+		if err := verified(node, token); err != nil {
+			t.Errorf("node %d, its token: %v", n, err)
+		}
+		if _, err := node.Get(t.Context(), "", c.ClientID); err != nil {
+			t.Errorf("node %d, the credential: %v", n, err)
+		}
+	}
+	if err := nodes[0].Revoke(t.Context(), "", c.ClientID); err != nil {
+		t.Fatal(err)
+	}
+	for n, node := range nodes {
+		if err := verified(node, token); !isRefusal(err) {
+			t.Errorf("node %d, after it was revoked: %v", n, err)
+		}
+	}
+}
+
 // A standby that did not have all commits becomes the primary: what it lacks, each
 // node that knew of it writes again.
 func TestWhatADatabaseHasForgottenStaysRevoked(t *testing.T) {

@@ -261,7 +261,7 @@ func (r *registry) commit(ctx context.Context, batch store.Batch, changed ...*Cr
 	}
 	for _, c := range changed {
 		r.apply(c)
-		if batch.Urgent {
+		if err == nil && batch.Urgent { // else the feed tells, if it was carried out
 			r.nodes.remember(c, r.longestLifetime()+clockMargin)
 		}
 	}
