@@ -62,6 +62,7 @@ func openKeyring(ctx context.Context, reg *registry, policy keyPolicy, mark time
 		if err != nil {
 			return nil, err
 		}
+		reg.revokeKeys(records)
 		earlier := maps.Clone(records)
 		signing, err := records.settle(policy, mark, now, reg.publishedFor)
 		if err != nil {

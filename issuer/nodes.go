@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,9 +24,10 @@ import (
 type nodes struct {
 	store.Shared
 
-	// asked is when the keys were last read because a token came of an unknown one,
-	// in Unix nanoseconds.
-	asked atomic.Int64
+	// asking is held by who reads the keys because a token came of an unknown one.
+	asking    sync.Mutex
+	asked     time.Time // when that was last done in vain; guarded by asking, as the next
+	askFailed error     // how that ended
 
 	ended endedRights
 
@@ -35,7 +37,7 @@ type nodes struct {
 }
 
 const (
-	// askAgain bounds how often tokens of unknown keys have the keys read.
+	// askAgain bounds how often tokens of keys that do not exist have the keys read.
 	askAgain = time.Second
 	// awaitPatience is for a database that goes away after it has taken a change:
 	// longer than any lease.
@@ -186,42 +188,50 @@ func (r *registry) catchUp(credentials, tokens []string, urgent bool) {
 func (r *registry) keysChanged() {
 	r.retry("reading which signing keys are revoked", func(ctx context.Context) error {
 		records, _, err := readKeyRecords(ctx, r.store)
-		for id, record := range records {
-			if !record.Revoked.IsZero() && !r.keyRevoked(id) {
-				r.revokeKey(id)
-			}
-		}
+		r.revokeKeys(records)
 		return err
 	})
 	r.mu.Lock()
 	holders := slices.Clone(r.holders)
 	r.mu.Unlock()
 	for _, a := range holders {
-		a.issuer.Load().lookAtKeys(context.Background())
+		_ = a.issuer.Load().lookAtKeys(context.Background())
 	}
 }
 
-// lookAtKeys settles the keys now.
-func (i *Issuer) lookAtKeys(ctx context.Context) {
+// lookAtKeys settles the keys now. Where that fails, they stay as they are.
+func (i *Issuer) lookAtKeys(ctx context.Context) error {
 	defer i.lockKeys()()
-	if err := i.settleKeys(ctx, i.registry.now()); err != nil {
+	err := i.settleKeys(ctx, i.registry.now())
+	if err != nil {
 		keyLog().Error("looking at the signing keys: they stay as they are", zap.Error(err))
 	}
+	return err
 }
 
-// keyOf returns the key of that id, also where another node has made it just now.
-func (i *Issuer) keyOf(ctx context.Context, id string) (verifyKey, bool) {
-	key, known := i.keys().verify[id]
-	if known || i.registry.nodes == nil {
-		return key, known
-	}
-	last, now := i.registry.nodes.asked.Load(), time.Now().UnixNano()
-	if now-last < int64(askAgain) || !i.registry.nodes.asked.CompareAndSwap(last, now) {
-		return key, false
-	}
-	i.lookAtKeys(context.WithoutCancel(ctx))
+// keyOf returns the key of that id, also where another node has made it just now. It
+// returns an error where this node cannot tell whether there is such a key.
+func (i *Issuer) keyOf(ctx context.Context, id string) (key verifyKey, known bool, err error) {
 	key, known = i.keys().verify[id]
-	return key, known
+	n := i.registry.nodes
+	if known || n == nil || i.registry.keyRevoked(id) {
+		return key, known, nil
+	}
+	if err := n.Stale(); err != nil { // it may have been made since
+		return key, false, err
+	}
+	n.asking.Lock() // for who comes meanwhile, the same answer is right
+	defer n.asking.Unlock()
+	if key, known = i.keys().verify[id]; !known && time.Since(n.asked) >= askAgain {
+		n.askFailed = i.lookAtKeys(context.WithoutCancel(ctx))
+		if key, known = i.keys().verify[id]; !known { // else it was worth it
+			n.asked = time.Now()
+		}
+	}
+	if !known && n.askFailed != nil {
+		return key, false, fmt.Errorf("looking for a signing key: %w", n.askFailed)
+	}
+	return key, known, nil
 }
 
 // livesTooLong reports whether no node has issued a token of that lifetime.

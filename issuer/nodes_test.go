@@ -250,6 +250,52 @@ func TestARevocationThatTheDatabaseDidNotTakeCountsOnNoNode(t *testing.T) {
 	}
 }
 
+// A node that can't ask which keys there are does not know that a token is not good.
+func TestATokenOfAKeyThatCannotBeAskedForIsNotRefused(t *testing.T) {
+	server := testpostgres.Shared(t)
+	database := server.NewDatabase(t)
+	proxy := testpostgres.NewProxy(t, server)
+	near, far := openNode(t, server.URL(database), time.Hour), openNode(t, proxy.URL(database), time.Hour)
+	proxy.Cut()
+	if err := near.RevokeKey(t.Context(), near.keys().signing.id); err != nil {
+		t.Fatal(err)
+	}
+	_, _, token := clientWithToken(t, near)
+	for range 3 {
+		if err := verified(far, token); err == nil || isRefusal(err) {
+			t.Errorf("a token of a key that was made meanwhile: %v", err)
+		}
+	}
+	proxy.Heal()
+	eventually(t, "it counts", func() bool { return verified(far, token) == nil })
+}
+
+// Those who bring tokens of a new key at the same time get the same answer.
+func TestManyTokensOfANewKeyCountAtOnce(t *testing.T) {
+	nodes := newNodes(t, 2)
+	// The second node is not told, but has to ask.
+	nodes[1].registry.settling.Lock()
+	revoked := make(chan error)
+	go func() { revoked <- nodes[0].RevokeKey(context.Background(), nodes[0].keys().signing.id) }()
+	before := nodes[1].keys().signing.id
+	eventually(t, "another key signs", func() bool { return nodes[0].keys().signing.id != before })
+	_, _, token := clientWithToken(t, nodes[0])
+	var clients sync.WaitGroup
+	for range 20 {
+		clients.Go(func() {
+			if err := verified(nodes[1], token); err != nil {
+				t.Errorf("a token of the new key: %v", err)
+			}
+		})
+	}
+	time.Sleep(50 * time.Millisecond) // for most to have come
+	nodes[1].registry.settling.Unlock()
+	clients.Wait()
+	if err := <-revoked; err != nil {
+		t.Error(err)
+	}
+}
+
 // A standby that did not have all commits becomes the primary: what it lacks, each
 // node that knew of it writes again.
 func TestWhatADatabaseHasForgottenStaysRevoked(t *testing.T) {

@@ -324,7 +324,16 @@ func (r *registry) revokeKey(id string) {
 	}
 }
 
-// keyRevoked reports whether the key was revoked since the store was opened.
+// revokeKeys has those count as revoked of which the store says so.
+func (r *registry) revokeKeys(records keyRecords) {
+	for id, record := range records {
+		if !record.Revoked.IsZero() && !r.keyRevoked(id) {
+			r.revokeKey(id)
+		}
+	}
+}
+
+// keyRevoked reports whether the key was revoked, for all that is known here.
 func (r *registry) keyRevoked(id string) bool {
 	revoked := r.revokedKeys.Load()
 	return revoked != nil && (*revoked)[id]

@@ -216,7 +216,10 @@ func (i *Issuer) verify(ctx context.Context, token string) (a Access, err error)
 	if err != nil {
 		return a, &Refusal{err.Error()}
 	}
-	key, known := i.keyOf(ctx, jws.keyID)
+	key, known, err := i.keyOf(ctx, jws.keyID)
+	if err != nil {
+		return a, err
+	}
 	if !known {
 		return a, &Refusal{"unknown key"}
 	}
