@@ -20,6 +20,9 @@ type endedRights struct {
 	mu          sync.Mutex
 	credentials map[string]endedCredential // by client id
 	tokens      map[string]revocation      // by client id and jti, a slash between them
+	// restored is closed when the database knows again of all of this; nil where it
+	// has forgotten nothing.
+	restored chan struct{}
 }
 
 // endedCredential is a credential as it was after the change.
@@ -93,6 +96,30 @@ func (n *nodes) forget(now time.Time) {
 			delete(n.ended.tokens, key)
 		}
 	}
+}
+
+// beginToRestore notes that the database is being told again, until done is called.
+func (e *endedRights) beginToRestore() (done func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	restored := make(chan struct{})
+	e.restored = restored
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		close(restored)
+		if e.restored == restored { // the database has not forgotten more since
+			e.restored = nil
+		}
+	}
+}
+
+// restoring returns what is closed when the database has been told again; nil where
+// it need not be.
+func (e *endedRights) restoring() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.restored
 }
 
 // restoreEnded durably has the store know again what is remembered.
@@ -181,7 +208,11 @@ func (r *registry) restoreCredential(ctx context.Context, remembered *Credential
 		batch := store.Batch{Urgent: true}
 		written, err := putChange(&batch, value, before, &after)
 		if err == nil {
-			err = r.commit(ctx, batch, written)
+			err = r.store.Commit(ctx, batch) // not r.commit: who waits for the other nodes waits for this
+		}
+		if err == nil {
+			r.apply(written)
+			r.nodes.remember(written, r.longestLifetime()+clockMargin)
 		}
 		if !errors.Is(err, store.ErrConflict) {
 			return err

@@ -98,10 +98,23 @@ func (r *registry) await(ctx context.Context) error {
 	// Once begun, it is not given up because the caller went away.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), awaitPatience)
 	defer cancel()
-	if err := r.nodes.Await(ctx); err != nil {
-		return fmt.Errorf("waiting for the other nodes: %w", err)
+	for {
+		if err := r.nodes.Await(ctx); err != nil {
+			return fmt.Errorf("waiting for the other nodes: %w", err)
+		}
+		restored := r.nodes.ended.restoring()
+		if restored == nil {
+			return nil
+		}
+		// The database has lost the change, or others: it is on its way there again.
+		select {
+		case <-restored:
+		case <-r.stop:
+			return store.ErrClosed
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the database to know again what has ended rights: %w", ctx.Err())
+		}
 	}
-	return nil
 }
 
 // Changed implements store.Follower.
@@ -133,13 +146,18 @@ func (r *registry) ChangedAnything(lost bool) {
 		r.changes[group].Add(1)
 	}
 	r.keysChanged()
+	restored := func() {}
+	if lost {
+		nodeLog().Warn("the database has lost what it had acknowledged, or is another one: writing again what has ended rights")
+		restored = r.nodes.ended.beginToRestore()
+	}
 	go func() {
+		if lost {
+			r.retry("writing again what has ended rights", r.restoreEnded)
+			restored()
+		}
 		for n := range r.watches {
 			r.catchUp(r.watches[n].clients(), nil, false)
-		}
-		if lost {
-			nodeLog().Warn("the database has lost what it had acknowledged, or is another one: writing again what has ended rights")
-			r.retry("writing again what has ended rights", r.restoreEnded)
 		}
 	}()
 }

@@ -322,7 +322,7 @@ func TestWhatADatabaseHasForgottenStaysRevoked(t *testing.T) {
 	eventually(t, "the other node knows what was revoked", func() bool { return remembers(second.nodes) })
 	proxy.Cut() // the node that has revoked them is lost, too
 	t.Cleanup(proxy.Heal)
-	goBack()
+	server.Exec(t, database, `BEGIN; `+goBack+`; COMMIT`)
 	for _, token := range []string{token, single} {
 		if err := verified(both[1], token); !isRefusal(err) {
 			t.Errorf("what was revoked: %v", err)
@@ -348,15 +348,14 @@ func TestWhatADatabaseHasForgottenStaysRevoked(t *testing.T) {
 	}
 }
 
-// saveDatabase returns a function that has the database be again as it is now.
-func saveDatabase(t *testing.T, server *testpostgres.Server, database string) (goBack func()) {
+// saveDatabase returns the statements that have the database be again as it is now, in a
+// transaction.
+func saveDatabase(t *testing.T, server *testpostgres.Server, database string) (goBack string) {
 	t.Helper()
 	server.Exec(t, database, `CREATE TABLE saved AS TABLE client_credentials_records; CREATE TABLE saved_head AS TABLE client_credentials_head`)
-	return func() {
-		server.Exec(t, database, `BEGIN; LOCK client_credentials_head; TRUNCATE client_credentials_records;
-			INSERT INTO client_credentials_records TABLE saved; UPDATE client_credentials_head SET n = s.n, id = s.id FROM saved_head s;
-			DELETE FROM client_credentials_changes c USING saved_head s WHERE c.n > s.n; COMMIT`)
-	}
+	return `LOCK client_credentials_head; TRUNCATE client_credentials_records;
+		INSERT INTO client_credentials_records TABLE saved; UPDATE client_credentials_head SET n = s.n, id = s.id FROM saved_head s;
+		DELETE FROM client_credentials_changes c USING saved_head s WHERE c.n > s.n`
 }
 
 func TestAKeyThatADatabaseHasForgottenStaysRevoked(t *testing.T) {
@@ -369,7 +368,7 @@ func TestAKeyThatADatabaseHasForgottenStaysRevoked(t *testing.T) {
 	if err := node.RevokeKey(t.Context(), revoked); err != nil {
 		t.Fatal(err)
 	}
-	goBack()
+	server.Exec(t, database, `BEGIN; `+goBack+`; COMMIT`)
 	if err := verified(node, token); !isRefusal(err) {
 		t.Errorf("a token of the revoked key: %v", err)
 	}
@@ -386,6 +385,53 @@ func TestAKeyThatADatabaseHasForgottenStaysRevoked(t *testing.T) {
 		issued, err := node.Issue(t.Context(), tokenRequest(c.ClientID, secret))
 		return err == nil && verified(fresh, issued.Token) == nil
 	})
+}
+
+// The database fails over to a copy without a revocation that was just made, before
+// any node but the one that has made it could learn of it. When the call returns, all
+// know of it.
+func TestARevocationThatIsLostMeanwhileHoldsWhenTheCallReturns(t *testing.T) {
+	for name, revoke := range map[string]func(iss *Issuer, c *Credential, token string) error{
+		"credential": func(iss *Issuer, c *Credential, _ string) error {
+			return iss.Revoke(context.Background(), "", c.ClientID)
+		},
+		"token": func(iss *Issuer, c *Credential, token string) error {
+			_, err := iss.RevokeToken(context.Background(), Caller{Credential: c}, token)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := testpostgres.Shared(t)
+			database := server.NewDatabase(t)
+			nodes := []*Issuer{openNode(t, server.URL(database), time.Hour), openNode(t, server.URL(database), time.Hour)}
+			c, _, token := clientWithToken(t, nodes[0])
+			goBack := saveDatabase(t, server, database)
+			conn := server.Connect(t, database)
+			exec := func(statement string) {
+				t.Helper()
+				if _, err := conn.Exec(t.Context(), statement); err != nil {
+					t.Fatal(err)
+				}
+			}
+			exec(`BEGIN; LOCK TABLE client_credentials_nodes IN EXCLUSIVE MODE`) // no node can poll
+			revoked := make(chan error)
+			go func() { revoked <- revoke(nodes[0], c, token) }()
+			eventually(t, "it is committed", func() bool {
+				var committed bool
+				err := conn.QueryRow(t.Context(), `SELECT h.n > s.n FROM client_credentials_head h, saved_head s`).Scan(&committed)
+				return err == nil && committed
+			})
+			exec(goBack + `; COMMIT`)
+			if err := <-revoked; err != nil {
+				t.Fatal(err)
+			}
+			for n, node := range nodes {
+				if err := verified(node, token); !isRefusal(err) {
+					t.Errorf("node %d, after it was revoked: %v", n, err)
+				}
+			}
+		})
+	}
 }
 
 func tokenID(t *testing.T, token string) string {

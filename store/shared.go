@@ -21,8 +21,10 @@ type Shared interface {
 
 	// Await returns nil once every other node has applied all that was committed
 	// before the call, by whichever node, or can't be serving by what it knew
-	// before: its lease, and a margin for the clocks' rates, have run out. An
-	// error means that this could not be told in time of ctx.
+	// before: its lease, and a margin for the clocks' rates, have run out. By then
+	// this node's follower was told of what it has committed itself, or that the
+	// database has lost it. An error means that this could not be told in time of
+	// ctx.
 	Await(ctx context.Context) error
 }
 

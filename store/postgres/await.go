@@ -22,6 +22,7 @@ func (d *database) Await(ctx context.Context) error {
 	if !d.wait {
 		return nil
 	}
+	own := d.feed.expected()
 	head, waiting, err := d.othersOnceReached(ctx)
 	if err != nil {
 		return fmt.Errorf("asking for the other nodes: %w", err)
@@ -37,7 +38,7 @@ func (d *database) Await(ctx context.Context) error {
 				delete(waiting, id)
 			}
 		}
-		if len(waiting) == 0 {
+		if len(waiting) == 0 && !d.feed.expects(own) {
 			d.forget(ctx, silent)
 			return nil
 		}

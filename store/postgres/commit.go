@@ -73,6 +73,7 @@ func (d *database) carryOut(ctx context.Context, c change) error {
 		err = step(ctx, func(ctx context.Context) error { return d.write(ctx, conn, c, n, id) })
 		switch {
 		case err == nil:
+			d.feed.expect(position{n, id})
 			return nil
 		case conn.Conn().IsClosed():
 			return undecided{err}

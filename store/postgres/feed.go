@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +49,11 @@ import (
 // deletion, and finds no row: it does not count, and the node makes another row,
 // with a count that none had before.
 //
+// Where the database goes back to before a commit, as a failover to an asynchronous
+// replica does, a node that has applied it finds that out by its number and its id;
+// and the node that has made it also when it had not come to it yet. So Await waits
+// for this node's feed, too: when it returns, the follower knows what was lost.
+//
 // A poll is as durable as a commit. So a server that can't reach the replica that
 // must have all commits lets no node serve either.
 type feed struct {
@@ -64,6 +70,9 @@ type feed struct {
 	mu      sync.Mutex
 	heard   time.Time // when the last poll that counts was sent
 	failure error     // of the last poll
+	// own are the commits of this node that the feed has not come to yet, in the
+	// order of their acknowledgement.
+	own []position
 
 	// The goroutine that follows has the rest to itself.
 	conn      *pgx.Conn
@@ -78,6 +87,12 @@ type feed struct {
 	stop   context.CancelFunc
 	done   sync.WaitGroup
 	closed atomic.Bool
+}
+
+// position is the number of a commit and its id.
+type position struct {
+	n  int64
+	id uuid.UUID
 }
 
 const (
@@ -227,6 +242,7 @@ func (f *feed) poll(ctx context.Context) (settled bool, err error) {
 	if err := f.connect(ctx); err != nil {
 		return false, err
 	}
+	own := f.expected() // before the poll, which then can't be too early to learn of them
 	sent, at, reported := clock(), time.Now(), f.applied
 	var a answer
 	err = within(ctx, min(f.lease/2, 3*time.Second), func(ctx context.Context) (err error) {
@@ -238,7 +254,7 @@ func (f *feed) poll(ctx context.Context) (settled bool, err error) {
 	if err != nil || !a.registered {
 		return false, err
 	}
-	if !f.apply(a) {
+	if !f.apply(a, own) {
 		return false, nil
 	}
 	f.until.Store(int64(sent + f.lease))
@@ -366,23 +382,82 @@ func (f *feed) register(ctx context.Context) error {
 }
 
 // apply tells the follower what the answer says, and returns whether that is all
-// that was committed.
-func (f *feed) apply(a answer) bool {
+// that was committed. Of this node's own commits, those are given that were
+// acknowledged before the poll.
+func (f *feed) apply(a answer, own []position) (complete bool) {
+	followed := f.applied != nothingYet
 	switch {
-	case f.applied == nothingYet:
-	case a.head == f.applied && a.id == f.last:
-		return true
-	case a.head <= f.applied, len(a.changes) > 0 && a.changes[0].n == f.applied && a.changes[0].id != f.last:
+	case followed && (a.older(position{f.applied, f.last}) || a.lacks(own, f.applied)):
 		logger().Error("the database was replaced by another copy of itself", zap.Int64("known", f.applied), zap.Int64("found", a.head))
 		f.follower.ChangedAnything(true)
+		f.applied, f.last = a.head, a.id
+		f.came(len(own), math.MaxInt64)
+		return true
+	case !followed:
+		f.applied, f.last, complete = a.head, a.id, true
+	case a.head == f.applied:
+		complete = true
 	case len(a.changes) == 0, a.changes[0].n != f.applied:
 		logger().Warn("changes are not kept any more that this node has missed", zap.Int64("known", f.applied), zap.Int64("found", a.head))
 		f.follower.ChangedAnything(false)
+		f.applied, f.last, complete = a.head, a.id, true
 	default:
-		return f.applyEach(a)
+		complete = f.applyEach(a)
 	}
-	f.applied, f.last = a.head, a.id
-	return true
+	f.came(len(own), f.applied)
+	return complete
+}
+
+// older reports whether the database does not have the last commit that was applied.
+func (a answer) older(last position) bool {
+	if a.head == last.n {
+		return a.id != last.id
+	}
+	return a.head < last.n || len(a.changes) > 0 && a.changes[0].n == last.n && a.changes[0].id != last.id
+}
+
+// lacks reports whether the database does not have one of the commits that were
+// acknowledged after that number.
+func (a answer) lacks(own []position, after int64) bool {
+	for _, p := range own {
+		if p.n > a.head {
+			return true
+		}
+		if p.n > after && slices.ContainsFunc(a.changes, func(c committed) bool { return c.n == p.n && c.id != p.id }) {
+			return true
+		}
+	}
+	return false
+}
+
+// expect notes a commit of this node that was acknowledged: the feed is to come to
+// it, or else the database has lost it.
+func (f *feed) expect(p position) {
+	if f.until.Load() == math.MinInt64 {
+		return // nobody follows yet, and remembers anything
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.own = append(f.own, p)
+}
+
+func (f *feed) expected() []position {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.own)
+}
+
+// expects reports whether the feed has not come to one of these yet.
+func (f *feed) expects(some []position) bool {
+	return slices.ContainsFunc(f.expected(), func(p position) bool { return slices.Contains(some, p) })
+}
+
+// came forgets those of the first expected commits that the feed has come to.
+func (f *feed) came(first int, to int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	own := slices.DeleteFunc(slices.Clone(f.own[:first]), func(p position) bool { return p.n <= to })
+	f.own = append(own, f.own[first:]...)
 }
 
 func (f *feed) applyEach(a answer) bool {

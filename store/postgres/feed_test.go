@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -133,10 +134,12 @@ func TestAPollThatDoesNotTellAllDoesNotCount(t *testing.T) {
 // waitingFollower takes its time over the first change.
 type waitingFollower struct {
 	follower
+	waits   atomic.Bool
 	release chan struct{}
 }
 
 func (f *waitingFollower) Changed(keys []string, urgent bool) {
+	f.waits.Store(true)
 	<-f.release
 	f.follower.Changed(keys, urgent)
 }
@@ -223,6 +226,50 @@ func TestADatabaseReplacedByAnotherCopyIsNoticed(t *testing.T) {
 			put(t, db, "d", "4")
 			eventually(t, "it is told of what follows", func() bool { return len(told.heard()) > 3 })
 			if got, want := told.heard(), []string{"a", "b", "anything, lost: true", "d"}; !slices.Equal(got, want) {
+				t.Errorf("it was told %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// A failover comes just after a commit was acknowledged, before the feed has come to it.
+func TestALostCommitThatTheFeedHasNotSeenIsNoticed(t *testing.T) {
+	for after, want := range map[int]string{0: "older", 1: "as old", 3: "ahead"} {
+		t.Run(want, func(t *testing.T) {
+			server := testpostgres.Shared(t)
+			name := server.NewDatabase(t)
+			url := server.URL(name)
+			other := open(t, url)
+			db, told := open(t, url), &waitingFollower{release: make(chan struct{})}
+			if err := db.Follow(t.Context(), told); err != nil {
+				t.Fatal(err)
+			}
+			put(t, other, "a", "1")
+			eventually(t, "the feed waits over it", told.waits.Load)
+			server.Exec(t, name, `CREATE TABLE saved_head AS TABLE client_credentials_head`)
+			put(t, db, "b", "2")
+			awaited := make(chan error)
+			go func() { awaited <- db.Await(context.Background()) }()
+			server.Exec(t, name, `BEGIN; LOCK client_credentials_head; UPDATE client_credentials_head SET n = s.n, id = s.id FROM saved_head s;
+				DELETE FROM client_credentials_changes c USING saved_head s WHERE c.n > s.n; COMMIT`)
+			for range after {
+				put(t, other, "c", "3")
+			}
+			select {
+			case err := <-awaited:
+				t.Fatalf("it was waited for what is lost: %v", err)
+			case <-time.After(100 * time.Millisecond):
+			}
+			close(told.release)
+			if err := <-awaited; err != nil {
+				t.Fatal(err)
+			}
+			if got, want := told.heard(), []string{"a", "anything, lost: true"}; !slices.Equal(got, want) {
+				t.Errorf("when it was waited, it had been told %q, want %q", got, want)
+			}
+			put(t, db, "d", "4")
+			eventually(t, "it is told of what follows", func() bool { return len(told.heard()) > 2 })
+			if got, want := told.heard(), []string{"a", "anything, lost: true", "d"}; !slices.Equal(got, want) {
 				t.Errorf("it was told %q, want %q", got, want)
 			}
 		})
