@@ -23,6 +23,9 @@ func (d *database) Await(ctx context.Context) error {
 		return nil
 	}
 	own := d.feed.expected()
+	if len(own) > 0 {
+		d.feed.comeTo()
+	}
 	head, waiting, err := d.othersOnceReached(ctx)
 	if err != nil {
 		return fmt.Errorf("asking for the other nodes: %w", err)

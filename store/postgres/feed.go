@@ -68,8 +68,9 @@ type feed struct {
 	until atomic.Int64
 
 	mu      sync.Mutex
-	heard   time.Time // when the last poll that counts was sent
-	failure error     // of the last poll
+	heard   time.Time     // when the last poll that counts was sent
+	failure error         // of the last poll
+	awaited chan struct{} // has the feed poll at once
 	// own are the commits of this node that the feed has not come to yet, in the
 	// order of their acknowledgement.
 	own []position
@@ -122,6 +123,7 @@ func newFeed(p *Postgres, pool *pgxpool.Pool, features features) *feed {
 		applied:  nothingYet,
 		failure:  errors.New("it has not been asked yet"),
 		stop:     func() {},
+		awaited:  make(chan struct{}, 1),
 	}
 	f.until.Store(math.MinInt64)
 	return f
@@ -209,15 +211,23 @@ func (f *feed) run(ctx context.Context) {
 	}
 }
 
-// wait returns when the pause is over, or before that when somebody has committed.
+// wait returns when the pause is over, or before that when somebody has committed,
+// or awaits this node's own commits.
 func (f *feed) wait(ctx context.Context, pause time.Duration) {
+	waiting, cancel := context.WithTimeout(ctx, pause)
+	defer cancel()
+	go func() {
+		select {
+		case <-f.awaited:
+			cancel()
+		case <-waiting.Done():
+		}
+	}()
 	if f.conn == nil || !f.listening || pause == 0 {
-		_ = sleep(ctx, pause)
+		_ = sleep(waiting, pause)
 		return
 	}
 	begun := clock()
-	waiting, cancel := context.WithTimeout(ctx, pause)
-	defer cancel()
 	_, err := f.conn.WaitForNotification(waiting)
 	switch {
 	case err == nil:
@@ -450,6 +460,15 @@ func (f *feed) expected() []position {
 // expects reports whether the feed has not come to one of these yet.
 func (f *feed) expects(some []position) bool {
 	return slices.ContainsFunc(f.expected(), func(p position) bool { return slices.Contains(some, p) })
+}
+
+// comeTo has the feed come to the commits of this node soon: a poll that learned of
+// one just before it was expected does not tell that it did.
+func (f *feed) comeTo() {
+	select {
+	case f.awaited <- struct{}{}:
+	default:
+	}
 }
 
 // came forgets those of the first expected commits that the feed has come to.
