@@ -79,17 +79,24 @@ func Start(t testing.TB, settings ...string) *Server {
 
 func start(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	s := &Server{Port: freeport.For(t), Password: rand.Text(), bin: binaries(t)}
-	// Not t.TempDir, which another user can't enter.
-	var err error
-	if s.Dir, err = os.MkdirTemp("", "postgres"); err != nil {
-		t.Fatal(err)
-	}
+	s := newServer(t, rand.Text())
 	if err := s.initialize(settings); err != nil {
 		os.RemoveAll(s.Dir)
 		t.Fatal(err)
 	}
 	s.Restart(t)
+	return s
+}
+
+// newServer returns one that has no data yet.
+func newServer(t testing.TB, password string) *Server {
+	t.Helper()
+	s := &Server{Port: freeport.For(t), Password: password, bin: binaries(t)}
+	// Not t.TempDir, which another user can't enter.
+	var err error
+	if s.Dir, err = os.MkdirTemp("", "postgres"); err != nil {
+		t.Fatal(err)
+	}
 	return s
 }
 
