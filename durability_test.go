@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ func manager(t *testing.T, s *testserver.Server) string {
 
 // acknowledged is what a server that was killed had said it has done.
 type acknowledged struct {
+	ended   atomic.Bool // no more is to be asked for
 	mu      sync.Mutex
 	created map[testserver.Credential]string // the token that was obtained for it, or nothing
 	revoked map[testserver.Credential]string
@@ -49,9 +51,9 @@ func newAcknowledged() *acknowledged {
 }
 
 // work creates credentials, and revokes every other one, until the server is
-// gone. It notes each change when its acknowledgement has come.
+// gone, or it is told to end. It notes each change when its acknowledgement has come.
 func (a *acknowledged) work(s *testserver.Server, token string) {
-	for n := 0; ; n++ {
+	for n := 0; !a.ended.Load(); n++ {
 		body, err := request(s, "POST", "/api/v0/client-credentials", "{}", http.StatusCreated, "application/json", token)
 		var c testserver.Credential
 		if err != nil || json.Unmarshal([]byte(body), &c) != nil {
