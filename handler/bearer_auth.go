@@ -137,6 +137,9 @@ func (b *BearerAuth) watch(a *admission, w http.ResponseWriter, r *http.Request,
 	err := a.stream.run(r, next)
 	switch phase := a.stream.writer.phase.Load(); {
 	case phase == refused:
+		if r.ProtoMajor == 1 && a.stream.writer.unreadable.Load() {
+			w.Header().Set("Connection", "close")
+		}
 		return b.refuse(w, r, invalidToken("revoked"))
 	case phase > refused && !a.stream.writer.hijacked.Load():
 		// So that the client does not take for whole what it has got.

@@ -110,6 +110,10 @@ type streamWriter struct {
 	caddyhttp.ResponseWriterWrapper
 	phase    atomic.Uint32
 	hijacked atomic.Bool
+	// unreadable says that no more is read for this request. net/http then gives up
+	// on the whole connection, if that is one of HTTP/1: it ends the context of
+	// every later request on it.
+	unreadable atomic.Bool
 }
 
 // open reports whether the answer may go on, and notes that it has begun.
@@ -178,6 +182,7 @@ func (w *streamWriter) expire() {
 }
 
 func (w *streamWriter) expireReading() {
+	w.unreadable.Store(true)
 	_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(longAgo)
 }
 

@@ -34,8 +34,8 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("deaf", httpcaddyfile.Before, "respond")
 }
 
-// deafHandler writes, or reads a body, for as long as it can, and never asks
-// whether it should.
+// deafHandler writes, or reads a body, for as long as it can, or sleeps for a while,
+// and never asks whether it should.
 type deafHandler struct{}
 
 func (deafHandler) CaddyModule() caddy.ModuleInfo {
@@ -46,6 +46,10 @@ func (deafHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp
 	if r.Method == http.MethodPost {
 		_, err := io.Copy(io.Discard, r.Body)
 		return err
+	}
+	if length, err := time.ParseDuration(r.URL.Query().Get("sleep")); err == nil {
+		time.Sleep(length)
+		return nil
 	}
 	for {
 		if _, err := w.Write(make([]byte, 64<<10)); err != nil {
@@ -321,6 +325,40 @@ func TestAHandlerThatWaitsForABodyIsRefusedIt(t *testing.T) {
 		defer writer.Close()
 		wantUploadRefused(t, s, "/deaf", c, body)
 	})
+}
+
+// A load balancer keeps its connections, and sends the requests of many clients over
+// each: one that was ended must not end those that follow.
+func TestARevokedRequestLeavesItsConnectionToOthers(t *testing.T) {
+	address, _ := newStreamUpstream(t)
+	s := run(t, streamSite(address, "", ""))
+	connections := &http.Transport{MaxConnsPerHost: 1}
+	defer connections.CloseIdleConnections()
+	call := func(path, token string) int {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL(path), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := connections.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		testserver.Body(t, resp)
+		return resp.StatusCode
+	}
+	gone, good := s.CreateWith(t), s.Token(t, s.CreateWith(t))
+	token := s.Token(t, gone)
+	time.AfterFunc(100*time.Millisecond, func() { s.Revoke(t, gone) })
+	if got := call("/deaf?sleep=1s", token); got != http.StatusUnauthorized {
+		t.Errorf("a request that is revoked while it waits: %d", got)
+	}
+	for range 3 {
+		if got := call("/late?after=1ms", good); got != http.StatusOK {
+			t.Errorf("the next one over its connection: %d", got)
+		}
+	}
 }
 
 // wantUploadRefused sends a body that does not end, and revokes the credential
