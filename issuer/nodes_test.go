@@ -202,6 +202,37 @@ func TestATokenThatLivesLongerElsewhereIsAccepted(t *testing.T) {
 	}
 }
 
+func TestANodeWithTheMasterKeyFromBeforeSealsNothing(t *testing.T) {
+	nodes := newNodes(t, 2)
+	_, _, token := clientWithToken(t, nodes[1])
+	records, before, err := readKeyRecords(t.Context(), nodes[1].store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := records.makeKey(nodes[1].keyPolicy, time.Now(), true); err != nil {
+		t.Fatal(err)
+	}
+	to, err := parseMasterKey("ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nodes[0].reseal(t.Context(), to); err != nil {
+		t.Fatal(err)
+	}
+	if err := records.commit(t.Context(), nodes[1].store, before); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("a key that was made just before the master key was replaced: %v", err)
+	}
+	if _, _, err := nodes[1].RotateKey(t.Context()); err == nil {
+		t.Error("a node has made a key with the master key from before")
+	}
+	if err := verified(nodes[1], token); err != nil {
+		t.Errorf("it does not go on with the keys that it knows: %v", err)
+	}
+	if _, err := openKeyring(t.Context(), nodes[0].registry, keyPolicy{master: to, algorithm: "ES256"}, time.Hour, nodes[0].registry.now()); err != nil {
+		t.Errorf("the store does not open with its master key: %v", err)
+	}
+}
+
 func TestAnAssertionCountsOnceOnAllNodes(t *testing.T) {
 	nodes := newNodes(t, 2)
 	expires := time.Now().Add(time.Minute)

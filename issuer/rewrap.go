@@ -118,6 +118,9 @@ func resealed(ctx context.Context, st store.Store, from, to masterKey) (batch st
 		return batch, err
 	}
 	records, before, err := readKeyRecords(ctx, st)
+	if err == nil {
+		err = raiseRevision(&batch, before) // so that no other node makes a key meanwhile
+	}
 	for id, record := range records {
 		if err == nil && record.Private != nil {
 			if err = reseal(keyPrefix+id, record.Private); err == nil {

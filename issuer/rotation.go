@@ -422,6 +422,13 @@ func (k keyRecords) give(key signingKey, now time.Time) (string, error) {
 
 // makeKey adds a new key.
 func (k keyRecords) makeKey(p keyPolicy, now time.Time, next bool) (id string, err error) {
+	for other, record := range k { // another node may have replaced the master key
+		if record.Private != nil {
+			if _, err := p.master.open(keyPrefix+other, *record.Private); err != nil {
+				return "", err
+			}
+		}
+	}
 	key, err := generateSigningKey(p.algorithm)
 	if err != nil {
 		return "", err
@@ -501,14 +508,20 @@ func (k keyRecords) commit(ctx context.Context, st store.Store, before map[strin
 	if len(batch.Conditions) == 0 {
 		return nil
 	}
+	if err := raiseRevision(&batch, before); err != nil {
+		return err
+	}
+	return st.Commit(ctx, batch)
+}
+
+// raiseRevision has the batch fail where the keys are not any more as they were
+// read.
+func raiseRevision(batch *store.Batch, before map[string][]byte) error {
 	var revision uint64
 	if before[keyRevision] != nil {
 		if err := json.Unmarshal(before[keyRevision], &revision); err != nil {
 			return fmt.Errorf("%s can't be read: %w", keyRevisionKey, err)
 		}
 	}
-	if err := replace(&batch, keyRevisionKey, before[keyRevision], revision+1); err != nil {
-		return err
-	}
-	return st.Commit(ctx, batch)
+	return replace(batch, keyRevisionKey, before[keyRevision], revision+1)
 }
