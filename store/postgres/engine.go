@@ -33,24 +33,26 @@ func init() {
 // Its settings count from the first configuration that opens the database on,
 // until no configuration uses it any more: to change them, restart Caddy.
 type Postgres struct {
-	// The connection string, as a URL or as keywords and values, with the options
-	// of libpq, those for TLS among them, and of
-	// [pgxpool](https://pkg.go.dev/github.com/jackc/pgx/v5/pgxpool#ParseConfig).
+	// The connection string, as a URL or as keywords and values, with the options of
+	// [pgxpool](https://pkg.go.dev/github.com/jackc/pgx/v5/pgxpool#ParseConfig),
+	// which are mostly those of libpq, and those for TLS among them. Without
+	// `sslmode=verify-full`, whoever is on the way can read and change all.
 	// What it leaves out is taken from the environment (`PGHOST`, `PGPASSWORD`,
 	// …), as libpq does. Best a placeholder, such as `{env.DATABASE_URL}` or
 	// `{file./run/secrets/database_url}`: the configuration can be read at Caddy's
-	// admin endpoint. The tables are in the first schema of the `search_path`.
-	// Required. Placeholders are replaced.
+	// admin endpoint. The tables are in the first schema of the `search_path` that
+	// exists. Required. Placeholders are replaced.
 	Connection string `json:"connection,omitempty"`
 
 	// How long this node may not have heard from the database and still accept
-	// tokens, from 1s to 1m. A revocation waits as long for a node that is cut
-	// off. Raise it where a failover of the database takes longer.
+	// tokens, from 1s to 1m. A revocation waits as long, and a little longer as
+	// clocks' rates differ, for a node that is cut off or was killed. Raise it where
+	// a failover of the database takes longer.
 	// Default: `2s`
 	Lease caddy.Duration `json:"lease,omitempty"`
 
 	// What this node does when its lease has run out: `refuse` tokens, as one may
-	// have been revoked, or `accept` them by what it knew last.
+	// have been revoked, or `accept` those that it can tell by what it has in memory.
 	// Default: `refuse`
 	OnStale string `json:"on_stale,omitempty"`
 
