@@ -42,7 +42,7 @@ func TestTheClusterRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(temporary)
-	if err := os.Chmod(temporary, 0o711); err != nil { //nolint:gosec // see above
+	if err := os.Chmod(temporary, 0o711); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
