@@ -131,15 +131,14 @@ func (b *BearerAuth) serveGuarded(w http.ResponseWriter, request cleaned, next c
 func (b *BearerAuth) watch(a *admission, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	a.watched = true
 	if err := a.stream.begin(&a.Access, w, r); err != nil {
+		a.stream.leave(w, r) // it may have been told already
 		return b.refuse(w, r, refusalOf(err))
 	}
 	defer b.guard.noteCut(r, a) // after a panic too: so reverse_proxy ends what it can't complete
 	err := a.stream.run(r, next)
 	switch phase := a.stream.writer.phase.Load(); {
 	case phase == refused:
-		if r.ProtoMajor == 1 && a.stream.writer.unreadable.Load() {
-			w.Header().Set("Connection", "close")
-		}
+		a.stream.leave(w, r)
 		return b.refuse(w, r, invalidToken("revoked"))
 	case phase > refused && !a.stream.writer.hijacked.Load():
 		// So that the client does not take for whole what it has got.

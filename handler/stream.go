@@ -61,6 +61,14 @@ func (s *stream) TokenRevoked() {
 	}
 }
 
+// leave has the server close the connection after a refusal, where no other request
+// could be answered on it.
+func (s *stream) leave(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 && s.writer.unreadable.Load() {
+		w.Header().Set("Connection", "close")
+	}
+}
+
 // run lets the next handler answer. What is ended by then is told by the phase.
 func (s *stream) run(r *http.Request, next caddyhttp.Handler) error {
 	defer s.watch.Stop()
