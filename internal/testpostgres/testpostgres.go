@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -198,13 +199,18 @@ func (s *Server) launch() error {
 	defer log.Close()
 	cmd := s.command("postgres", "-D", s.path("data"), "-p", fmt.Sprint(s.Port))
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	done := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(done) }()
+	started, done := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // which ends no sooner than the server, see asOwner
+		defer close(done)
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+		}
+	}()
 	s.cmd, s.done = cmd, done
-	return nil
+	return <-started
 }
 
 // ready waits until the server answers, and returns false where it has ended.

@@ -1,5 +1,3 @@
-//go:build unix
-
 package testpostgres
 
 import (
@@ -37,11 +35,14 @@ func giveAway(paths ...string) error {
 	return err
 }
 
+// asOwner has a process run as that user, and end with this one: a test that
+// panics runs no cleanup. It must be started by a thread that does not end before.
 func asOwner(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if os.Getuid() != 0 {
 		return
 	}
 	if uid, gid, err := owner(); err == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	}
 }
