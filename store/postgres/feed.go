@@ -232,8 +232,20 @@ func (f *feed) wait(ctx context.Context, pause time.Duration) {
 	switch {
 	case err == nil:
 		_ = sleep(ctx, pollGap-(clock()-begun))
+		f.drain(ctx)
 	case waiting.Err() == nil: // the connection is lost: the poll makes a new one
 		f.disconnect(ctx)
+	}
+}
+
+// drain forgets the notifications that have come: one poll answers them all.
+func (f *feed) drain(ctx context.Context) {
+	over, cancel := context.WithCancel(ctx)
+	cancel() // what has come is returned all the same
+	for {
+		if _, err := f.conn.WaitForNotification(over); err != nil {
+			return
+		}
 	}
 }
 

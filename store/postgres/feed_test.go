@@ -436,3 +436,30 @@ func BenchmarkStale(b *testing.B) {
 		}
 	}
 }
+
+// A node that was told of many commits one by one, while it polled, need not poll once
+// for each.
+func TestABurstOfCommitsIsAnsweredByFewPolls(t *testing.T) {
+	url := newURL(t)
+	one, _ := join(t, url, longLease)
+	other, _ := join(t, url, longLease)
+	polls := func() (n int64) {
+		t.Helper()
+		err := one.pool.QueryRow(t.Context(), `SELECT polls FROM client_credentials_nodes WHERE id = $1`, other.feed.node).Scan(&n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for range 300 {
+		put(t, one, "k", "v")
+	}
+	if err := one.Await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := polls()
+	time.Sleep(time.Second)
+	if more := polls() - before; more > 10 {
+		t.Errorf("after all was known, it polled %d times in a second, though nothing was committed", more)
+	}
+}
