@@ -54,7 +54,7 @@ func NewProxy(t testing.TB, server *Server) *Proxy {
 }
 
 // URL returns the connection string of a database through the proxy.
-func (p *Proxy) URL(database string) string { return p.server.url(p.port, database) }
+func (p *Proxy) URL(database string) string { return p.server.URLThrough(p.port, database) }
 
 // Cut has nothing arrive any more.
 func (p *Proxy) Cut() {

@@ -2,10 +2,11 @@ package testpostgres
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"testing"
 	"time"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/freeport"
+	"github.com/clientcredentials/caddy-client-credentials/internal/postgresserver"
 )
 
 // Replica starts a server that follows this one (streaming replication), and ends
@@ -14,16 +15,16 @@ import (
 func (s *Server) Replica(t testing.TB, synchronous bool) (*Server, *Proxy) {
 	t.Helper()
 	network := NewProxy(t, s)
-	replica := newServer(t, s.Password)
-	if err := replica.copyOf(s, network); err != nil {
-		os.RemoveAll(replica.Dir)
+	server, err := postgresserver.NewReplica("", freeport.For(t), network.port, s.Password)
+	if err != nil {
 		t.Fatal(err)
 	}
+	replica := &Server{server}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(replica.log())
+			t.Log(replica.Log())
 		}
-		replica.remove()
+		replica.Remove()
 	})
 	replica.Restart(t)
 	follows := "state = 'streaming'"
@@ -33,21 +34,6 @@ func (s *Server) Replica(t testing.TB, synchronous bool) (*Server, *Proxy) {
 	}
 	s.await(t, "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE application_name = 'replica' AND "+follows+")")
 	return replica, network
-}
-
-func (s *Server) copyOf(primary *Server, network *Proxy) error {
-	if err := giveAway(s.Dir); err != nil {
-		return err
-	}
-	from := fmt.Sprintf("host=127.0.0.1 port=%d user=caddy application_name=replica", network.port)
-	// It writes these, and the password, into the settings of the replica.
-	copying := s.command("pg_basebackup", "--pgdata", s.path("data"), "--dbname", from,
-		"--wal-method", "stream", "--checkpoint", "fast", "--no-sync", "--write-recovery-conf")
-	copying.Env = append(copying.Env, "PGPASSWORD="+primary.Password)
-	if out, err := copying.CombinedOutput(); err != nil {
-		return fmt.Errorf("pg_basebackup: %w: %s", err, out)
-	}
-	return nil
 }
 
 // CatchUp returns when a replica has all that this server has now.

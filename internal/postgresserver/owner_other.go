@@ -1,6 +1,6 @@
 //go:build !linux
 
-package testpostgres
+package postgresserver
 
 import "os/exec"
 

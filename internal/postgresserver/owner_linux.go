@@ -1,4 +1,4 @@
-package testpostgres
+package postgresserver
 
 import (
 	"os"
