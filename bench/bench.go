@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/postgresserver"
 )
 
 // bench is one run: what is built, where it works and what is running.
@@ -27,6 +29,7 @@ type bench struct {
 	counts               bool   // whether perf can count instructions
 
 	nginx, node string // empty: not installed
+	postgres    bool   // whether it is installed
 
 	servers []*server
 	copies  []string // of stores, which the servers change
@@ -100,6 +103,10 @@ func (b *bench) findTools() error {
 	b.node = find("node", "nodejs")
 	if find("npm", "npm") == "" {
 		b.node = ""
+	}
+	_, err := postgresserver.Binaries()
+	if b.postgres = err == nil; !b.postgres {
+		missing = append(missing, "initdb (Debian package postgresql)")
 	}
 	if len(missing) > 0 && os.Getenv("CI") == "true" {
 		return fmt.Errorf("CI compares with all peers, and lacks %s", strings.Join(missing, ", "))

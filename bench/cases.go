@@ -222,8 +222,7 @@ func (s *scenery) addTokenCases() {
 			c = s.main
 		}
 		for _, d := range dialects {
-			r := d.request(c.file("clients"))
-			r.method, r.path = http.MethodPost, tokenPath
+			r := tokenRequest(d.request(c.file("clients")))
 			s.add(&testCase{
 				group: tokens, name: "this plugin, " + d.name + ", " + algorithm, algorithm: algorithm, secret: hmacSHA256,
 				server: c.server, address: c.sites["token"].address, request: r,
@@ -237,6 +236,11 @@ func (s *scenery) addTokenCases() {
 	s.addChanges()
 }
 
+func tokenRequest(r request) request {
+	r.method, r.path = http.MethodPost, tokenPath
+	return r
+}
+
 func formRequest(path, id, secret string) request {
 	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {id}, "client_secret": {secret}}.Encode()
 	return request{method: http.MethodPost, path: path, contentType: formType, body: func() (string, error) { return form, nil }}
@@ -248,30 +252,38 @@ func (s *scenery) addChanges() {
 	s.add(&testCase{
 		group: changes, name: "create a credential", server: s.write.server, address: address,
 		status: http.StatusCreated, connections: 64,
-		request: request{
-			method: http.MethodPost, path: managePath, token: manager, contentType: "application/json",
-			body: func() (string, error) { return `{"name":"bench"}`, nil },
-		},
+		request: createRequest(manager),
 	})
 	ids := s.bench.program("ids")
 	prepare := s.write.prepare
 	s.write.prepare = func(ctx context.Context) error {
-		return errors.Join(prepare(ctx), writeIDs(s.write.file("clients"), ids))
+		return errors.Join(prepare(ctx), writeIDs(s.write.file("clients"), ids, 0))
 	}
 	s.add(&testCase{
 		group: changes, name: "revoke a credential", server: s.write.server, address: address,
 		status: http.StatusNoContent, connections: 64,
-		request: request{method: http.MethodDelete, path: managePath + "/", token: manager, lines: ids, as: "path", order: once},
+		request: revokeRequest(manager, ids),
 	})
 }
 
-// writeIDs writes the client ids of a file of forms.
-func writeIDs(clients, ids string) error {
+func createRequest(manager func() (string, error)) request {
+	return request{
+		method: http.MethodPost, path: managePath, token: manager, contentType: "application/json",
+		body: func() (string, error) { return `{"name":"bench"}`, nil },
+	}
+}
+
+func revokeRequest(manager func() (string, error), ids string) request {
+	return request{method: http.MethodDelete, path: managePath + "/", token: manager, lines: ids, as: "path", order: once}
+}
+
+// writeIDs writes the client ids of a file of forms, but for the first ones.
+func writeIDs(clients, ids string, skip int) error {
 	text, err := os.ReadFile(clients)
 	if err != nil {
 		return err
 	}
-	lines := splitLines(text)
+	lines := splitLines(text)[skip:]
 	return writeFile(ids, len(lines), func(i int) (string, error) {
 		form, err := url.ParseQuery(lines[i])
 		return form.Get("client_id"), err

@@ -57,6 +57,7 @@ type testCase struct {
 	use               string    // how clients take turns, in the growth series
 	credentials       int       // of the store, there
 	beside            *testCase // a load that runs at the same time
+	database          *database // of the server, where it has one beside it
 	warmed            bool
 }
 
@@ -71,6 +72,8 @@ type measurement struct {
 	P50          float64 `json:"p50_ms"`
 	P99          float64 `json:"p99_ms"`
 	Resident     float64 `json:"rss_mib"`
+	DatabaseCPU  float64 `json:"database_cpu_us,omitempty"`
+	Statements   float64 `json:"statements,omitempty"` // in the database
 }
 
 // slice is which of the parts of its lines a measurement may use up.
@@ -97,6 +100,10 @@ func (b *bench) measureOnce(ctx context.Context, c *testCase, s slice, seconds f
 		}
 		defer func() { err = errors.Join(err, endFlood()) }()
 	}
+	countersBefore, err := c.database.counters(ctx)
+	if err != nil {
+		return m, err
+	}
 	before, noVars := c.server.allocations(ctx)
 	counter := b.countInstructions(ctx, c.server)
 	cpuBefore, err := c.server.cpu()
@@ -109,7 +116,7 @@ func (b *bench) measureOnce(ctx context.Context, c *testCase, s slice, seconds f
 	}
 	told, err := load.finish(time.Duration(seconds * float64(time.Second)))
 	if err != nil {
-		return m, fmt.Errorf("%s: %w", c.fullName(), err)
+		return m, errors.Join(fmt.Errorf("%s: %w", c.fullName(), err), c.server.failed("has logged"))
 	}
 	cpuAfter, err := c.server.cpu()
 	if err != nil {
@@ -132,7 +139,11 @@ func (b *bench) measureOnce(ctx context.Context, c *testCase, s slice, seconds f
 		m.Allocations = float64(after.Mallocs-before.Mallocs) / n
 		m.Bytes = float64(after.TotalAlloc-before.TotalAlloc) / n
 	}
-	return m, nil
+	countersAfter, err := c.database.counters(ctx)
+	used := countersAfter.since(countersBefore)
+	m.DatabaseCPU = float64(used.cpu.Nanoseconds()) / 1000 / n
+	m.Statements = float64(used.statements) / n
+	return m, err
 }
 
 // flood runs a case until the function that it returns is called.

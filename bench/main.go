@@ -18,6 +18,7 @@ type options struct {
 	rounds, pairs int
 	seconds       float64 // for each measurement
 	tries         int     // of the race between a revocation and its token
+	nodes         int     // that share a database, at most
 	sizes         []int   // of the stores of the growth series
 	quick         bool    // nothing that is measured counts
 	only          *regexp.Regexp
@@ -50,6 +51,7 @@ func parseOptions() (options, error) {
 	flag.IntVar(&o.pairs, "pairs", 30, "how often the two sides of a comparison are measured, one right after the other")
 	flag.Float64Var(&o.seconds, "seconds", 1, "how long a measurement takes; wrk needs at least half a second")
 	flag.IntVar(&o.tries, "tries", 100_000, "how many tokens are revoked and then used again")
+	flag.IntVar(&o.nodes, "nodes", 5, "how many nodes share a database in the end; each is a process of some 60 MB")
 	only := flag.String("only", "", "run only the cases and comparisons whose names match this regular expression")
 	flag.BoolVar(&o.quick, "quick", false, "one short round with small stores: tells that the benchmark works, and nothing else")
 	flag.StringVar(&o.out, "o", "results", "the directory for results.md, results.svg and results.json")
@@ -60,10 +62,10 @@ func parseOptions() (options, error) {
 	}
 	o.sizes = []int{100, 1_000, 10_000, 100_000, 1_000_000}
 	if o.quick {
-		o.rounds, o.pairs, o.seconds, o.tries, o.sizes = 1, 1, 0.4, 1_000, []int{100, 1_000}
+		o.rounds, o.pairs, o.seconds, o.tries, o.nodes, o.sizes = 1, 1, 0.4, 1_000, 2, []int{100, 1_000}
 	}
-	if o.rounds < 1 || o.pairs < 1 {
-		return o, fmt.Errorf("-rounds and -pairs must be at least 1")
+	if o.rounds < 1 || o.pairs < 1 || o.nodes < 1 {
+		return o, fmt.Errorf("-rounds, -pairs and -nodes must be at least 1")
 	}
 	var err error
 	if o.only, err = regexp.Compile(*only); err != nil {
@@ -90,6 +92,9 @@ func run(ctx context.Context, opts options) error {
 		return err
 	}
 	if err := b.measureStreams(ctx, found); err != nil {
+		return err
+	}
+	if err := b.compareStores(ctx, found); err != nil {
 		return err
 	}
 	cases := b.newScenery()

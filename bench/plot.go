@@ -69,7 +69,7 @@ func (d *drawing) bars(group string, cases []result) {
 		d.y += barHeight + 4
 		length := min(medians[i], longest) * scale
 		colour := "#9aa4b0"
-		if strings.HasPrefix(r.Name, "bearer_auth") || strings.HasPrefix(r.Name, "this plugin") || group == changes {
+		if strings.HasPrefix(r.Name, "bearer_auth") || strings.HasPrefix(r.Name, "this plugin") || group == changes || group == twoStores {
 			colour = colours[0]
 		}
 		d.text(labelWidth-8, d.y, "end", "normal", r.Name)

@@ -27,6 +27,7 @@ type outcome struct {
 	Starts      []start        `json:"starts"`
 	Race        *raceResult    `json:"race,omitempty"`
 	Streams     *streamsResult `json:"streams,omitempty"`
+	Nodes       *nodesResult   `json:"nodes,omitempty"`
 }
 
 // result is all measurements of a case.
@@ -117,6 +118,7 @@ func (o *outcome) markdown() string {
 	o.writeGrowth(&text, growthToken)
 	o.writeStarts(&text)
 	o.writeStreams(&text)
+	o.writeNodes(&text)
 	if r := o.Race; r != nil {
 		fmt.Fprintf(&text, "\n## %s\n\nOf %s requests that began after the reply to a revocation, **%d** were accepted. Before the reply, %s were accepted and %s refused, in %s tries.\n",
 			title(raceName), grouped(r.After), r.Accepted, grouped(r.Before), grouped(r.During), grouped(r.Tries))
@@ -172,6 +174,8 @@ var columns = []column{
 	{"KiB allocated", func(m measurement) float64 { return m.Bytes / 1024 }},
 	{"instructions", func(m measurement) float64 { return m.Instructions }},
 	{"RSS, MiB", func(m measurement) float64 { return m.Resident }},
+	{"database: CPU, µs", func(m measurement) float64 { return m.DatabaseCPU }},
+	{"statements", func(m measurement) float64 { return m.Statements }},
 }
 
 // columns returns those that some case of the group has figures for.

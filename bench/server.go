@@ -136,7 +136,18 @@ func (s *server) stop() {
 }
 
 // pids returns the processes of the server's group.
-func (s *server) pids() []int {
+func (s *server) pids() []int { return processes(statGroup, s.cmd.Process.Pid) }
+
+// Fields of /proc/<pid>/stat, from the one behind the name on.
+const (
+	statParent         = 1
+	statGroup          = 2
+	statChildrenUser   = 13 // of those that have ended, in ticks
+	statChildrenSystem = 14
+)
+
+// processes returns those that have the value in a field.
+func processes(field, value int) []int {
 	var pids []int
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, path := range stats {
@@ -144,14 +155,17 @@ func (s *server) pids() []int {
 		if err != nil {
 			continue // it has ended
 		}
-		_, rest, _ := strings.Cut(string(text), ") ") // behind the name, which may have spaces
-		fields := strings.Fields(rest)
-		if len(fields) > 2 && fields[2] == strconv.Itoa(s.cmd.Process.Pid) {
+		if fields := statFields(text); len(fields) > field && fields[field] == strconv.Itoa(value) {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 			pids = append(pids, pid)
 		}
 	}
 	return pids
+}
+
+func statFields(stat []byte) []string {
+	_, rest, _ := strings.Cut(string(stat), ") ") // behind the name, which may have spaces
+	return strings.Fields(rest)
 }
 
 // cpu returns the time that the server has had, user and system, to the

@@ -12,10 +12,12 @@ import (
 // be measured.
 type caddy struct {
 	*server
-	store  string // the directory that bench-store has filled
-	admin  string
-	option string // one more setting of the app, if any
-	sites  map[string]site
+	config   string // its Caddyfile
+	store    string // the directory that bench-store has filled
+	database string // the arguments of store postgres, where that has the records; empty: it does not
+	admin    string
+	option   string // one more setting of the app, if any
+	sites    map[string]site
 }
 
 // site is what the Caddyfile says of one site, and where that listens.
@@ -27,10 +29,10 @@ func (b *bench) caddy(name string, spec storeSpec, sites map[string]string) *cad
 	for name, directives := range sites {
 		c.sites[name] = site{freeAddress(), directives}
 	}
-	config := filepath.Join(b.temp, strings.ReplaceAll(name, " ", "-")+".caddyfile")
+	c.config = filepath.Join(b.temp, strings.ReplaceAll(name, " ", "-")+".caddyfile")
 	c.server = b.add(&server{
 		name:    name,
-		command: []string{b.program("caddy"), "run", "--config", config, "--adapter", "caddyfile"},
+		command: []string{b.program("caddy"), "run", "--config", c.config, "--adapter", "caddyfile"},
 		env:     []string{"XDG_CONFIG_HOME=" + b.temp, "XDG_DATA_HOME=" + filepath.Join(b.temp, "data")},
 		listens: []string{c.admin},
 		vars:    c.admin,
@@ -43,7 +45,7 @@ func (b *bench) caddy(name string, spec storeSpec, sites map[string]string) *cad
 		if err := b.makeStore(ctx, spec); err != nil {
 			return err
 		}
-		return os.WriteFile(config, []byte(c.caddyfile()), 0o600)
+		return os.WriteFile(c.config, []byte(c.caddyfile()), 0o600)
 	}
 	return c
 }
@@ -68,6 +70,10 @@ func (c *caddy) file(name string) string { return filepath.Join(c.store, name) }
 
 func (c *caddy) caddyfile() string {
 	var text strings.Builder
+	engine := "badger " + c.file("badger")
+	if c.database != "" {
+		engine = "postgres " + c.database + "\n\t\tmaster_key {file." + c.file("caddy/keys/client_credentials_master.key") + "}"
+	}
 	fmt.Fprintf(&text, `{
 	admin %s
 	default_bind 127.0.0.1
@@ -76,13 +82,13 @@ func (c *caddy) caddyfile() string {
 	storage file_system %s
 	client_credentials {
 		issuer http://localhost
-		store badger %s
+		store %s
 		signing_key %s
 		token_lifetime %s
 		%s
 	}
 }
-`, c.admin, c.file("caddy"), c.file("badger"), c.file("signing_key.pem"), lifetime, c.option)
+`, c.admin, c.file("caddy"), engine, c.file("signing_key.pem"), lifetime, c.option)
 	for _, s := range c.sites {
 		directives := strings.ReplaceAll(s.directives, "STORE", c.store)
 		fmt.Fprintf(&text, "\nhttp://:%s {\n%s\n}\n", port(s.address), directives)

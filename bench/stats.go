@@ -14,6 +14,12 @@ func median(values []float64) float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
+// percentile returns the least value that so many of a hundred do not exceed.
+func percentile(values []float64, of float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[int(math.Ceil(of/100*float64(len(sorted))))-1]
+}
+
 // interval returns between which of the values the true median lies, with a
 // confidence of at least 95 %, whatever their distribution: of n values, as many
 // as a coin thrown n times shows heads lie below it. Fewer than six can't say
