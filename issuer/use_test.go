@@ -282,6 +282,9 @@ func TestAFlushRestsAfterEachBatchAndOthersNeedNotWaitForIt(t *testing.T) {
 	if want := []int{useBatch, 2 * useBatch}; err != nil || !slices.Equal(rests, want) || written() != credentials {
 		t.Errorf("%v: with %d of %d written it rests, want %d", err, rests, written(), want)
 	}
+	if !iss.registry.restFromUses(time.Hour) { // of a slow store: it comes to its end
+		t.Error("it is told to end, though the store is open")
+	}
 	iss.registry.uses.note("a client", hashedSecret{}, time.Now())
 	for n := range useBatch {
 		iss.registry.uses.note(fmt.Sprint(n), hashedSecret{}, time.Now())
