@@ -137,7 +137,9 @@ func (r *registry) Changed(keys []string, urgent bool) {
 	if keysChanged {
 		r.keysChanged()
 	}
-	go r.catchUp(credentials, tokens, urgent)
+	if len(credentials)+len(tokens) > 0 { // most commits of a busy store are of last uses
+		go r.catchUp(credentials, tokens, urgent)
+	}
 }
 
 // ChangedAnything implements store.Follower.
