@@ -253,7 +253,7 @@ func (o *outcome) writeNodes(text *strings.Builder) {
 			"| nodes | the first one does | requests/s | commits/s | statements/s | CPU, ms/s | connections |\n| ---: | --- | ---: | ---: | ---: | ---: | ---: |\n")
 	}
 	for _, l := range r.Loads {
-		fmt.Fprintf(text, "| %d | %s | %s | **%s** | %s | %s | %d |\n",
+		fmt.Fprintf(text, "| %d | %s | %s | %s | %s | %s | %d |\n",
 			l.Nodes, l.Doing, short(l.PerSecond), short(l.Commits), short(l.Statements), short(l.CPU), l.Connections)
 	}
 }
