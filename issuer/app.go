@@ -51,10 +51,11 @@ type App struct {
 
 	// How much memory the tokens may take that need no check of their signature
 	// any more, in bytes: those that this server has issued, or checked, lately.
-	// A token takes about 1 kB. Beside it, as much may be taken by credentials
-	// that need not be read from the store, as they have asked for tokens lately.
-	// The process takes up to twice as much in all, for what Go has not collected
-	// yet. Default: 67108864 (64 MiB)
+	// A token takes about 800 bytes. Beside it, half as much may be taken by
+	// credentials that need not be read from the store, as they have asked for
+	// tokens lately. On Linux, all of this lies outside Go's heap (`GOMEMLIMIT`
+	// does not count it), and is taken from the system as it is used. After a
+	// reload with another size, the memory starts empty. Default: 67108864 (64 MiB)
 	TokenCache int64 `json:"token_cache,omitempty"`
 
 	// The path of the PEM file (PKCS#8 or SEC 1) with the private key that

@@ -3,6 +3,8 @@ package issuer
 import (
 	"testing"
 	"time"
+
+	"github.com/clientcredentials/caddy-client-credentials/internal/bytecache"
 )
 
 func TestAClockThatIsSetBackBringsNoExpiredTokenBack(t *testing.T) {
@@ -54,7 +56,7 @@ func TestAClockThatIsSetBackByMoreThanALifetimeLetsNewTokensCount(t *testing.T) 
 		t.Errorf("when it has, and the clock is set back again, it is refused as %q", reason)
 	}
 	_, _, token = clientWithToken(t, iss)
-	iss.registry.verified = newTokenCache(DefaultTokenCache)
+	iss.registry.verified = bytecache.New(DefaultTokenCache)
 	if reason := refused(t, iss, token); reason != "expired" {
 		t.Errorf("one that is not remembered is refused as %q", reason)
 	}

@@ -70,8 +70,6 @@ type Credential struct {
 	// of the higher version is the later.
 	Version uint64         `json:"version"`
 	Hashes  []hashedSecret `json:"secrets"` // of the secrets, oldest first
-
-	onlyHash [1]hashedSecret // where Hashes is, if it is one
 }
 
 // Active reports whether the credential works at the given time.
@@ -320,7 +318,6 @@ func decodeCredential(data []byte) (*Credential, error) {
 	if err := json.Unmarshal(data, c); err != nil {
 		return nil, fmt.Errorf("a credential's record can't be read: %w", err)
 	}
-	c.pack()
 	return c, nil
 }
 

@@ -182,7 +182,7 @@ func malformed(claim string) string { return "missing or malformed claim " + cla
 // refused returns the reason, and checks that the error says nothing else.
 func refused(t *testing.T, iss *Issuer, token string) string {
 	t.Helper()
-	cached, _ := iss.registry.verified.size()
+	cached, _ := iss.registry.verified.Len()
 	access, err := iss.Verify(t.Context(), token)
 	if err == nil {
 		t.Fatal("the token was accepted")
@@ -197,7 +197,7 @@ func refused(t *testing.T, iss *Issuer, token string) string {
 	if access != (Access{}) {
 		t.Error("a refusal gives access")
 	}
-	if now, _ := iss.registry.verified.size(); now > cached {
+	if now, _ := iss.registry.verified.Len(); now > cached {
 		t.Error("a refused token is kept in memory")
 	}
 	return refusal.Reason

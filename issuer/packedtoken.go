@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// packedToken is a token as the cache keeps it, and what was known of its
-// credential when it was last read: a head of numbers, and the texts.
+// packedToken is what the cache keeps of a token, beside its text, and what was
+// known of its credential when it was last read: a head of numbers, and the texts.
 type packedToken string
 
 // The head: where each number is, little-endian.
@@ -23,7 +23,7 @@ const (
 	packedFlags      = 58
 	packedLimit      = 60 // requests a second, four bytes
 	packedLengths    = 64 // of the texts, two bytes each
-	packedTextsCount = 8
+	packedTextsCount = 7
 	packedHead       = packedLengths + 2*packedTextsCount
 )
 
@@ -32,11 +32,10 @@ const (
 	flagReissued             // see Token.reissued
 )
 
-// pack returns the token of that text, or an empty one where it is too long to
-// be packed.
-func (a *Access) pack(text string) packedToken {
+// pack returns all of this, or nothing where it is too long to be packed.
+func (a *Access) pack() packedToken {
 	t := &a.Token
-	texts := [packedTextsCount]string{text, t.ID, t.ClientID, t.Scope, t.audience, t.issuer, t.keyID, a.Account}
+	texts := [packedTextsCount]string{t.ID, t.ClientID, t.Scope, t.audience, t.issuer, t.keyID, a.Account}
 	size := packedHead
 	for _, text := range texts {
 		if len(text) > math.MaxUint16 {
@@ -87,21 +86,11 @@ func (p packedToken) unpack(a *Access) {
 	a.requestsPerSecond = uint32(p[packedLimit]) | uint32(p[packedLimit+1])<<8 | uint32(p[packedLimit+2])<<16 | uint32(p[packedLimit+3])<<24
 	a.ended = p[packedFlags]&flagEnded != 0
 	a.Token.reissued = p[packedFlags]&flagReissued != 0
-	rest := string(p[packedHead+p.length(0):])
+	rest := string(p[packedHead:])
 	for n, text := range [...]*string{&a.Token.ID, &a.Token.ClientID, &a.Token.Scope, &a.Token.audience, &a.Token.issuer, &a.Token.keyID, &a.Account} {
-		length := p.length(n + 1)
+		length := p.length(n)
 		*text, rest = rest[:length], rest[length:]
 	}
-}
-
-// text returns the token itself.
-func (p packedToken) text() string {
-	return string(p[packedHead : packedHead+p.length(0)])
-}
-
-func (p packedToken) clientID() string {
-	start := packedHead + p.length(0) + p.length(1)
-	return string(p[start : start+p.length(2)])
 }
 
 func (p packedToken) number(at int) uint64 {

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/clientcredentials/caddy-client-credentials/internal/bytecache"
 	"github.com/clientcredentials/caddy-client-credentials/internal/fetch"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 	"github.com/clientcredentials/caddy-client-credentials/store/badger"
@@ -40,7 +41,8 @@ func newTestIssuer(t testing.TB, st store.Store, lifetime time.Duration, recent 
 	if err != nil {
 		t.Fatal(err)
 	}
-	reg.recent.Resize(int64(recent))
+	reg.credentials = newCredentialCache(int64(recent) << 10)
+	reg.credentials.decoded = reg.credentials.decoded[:2]
 	t.Cleanup(reg.close)
 	policy := Policy{Issuer: "https://issuer.test", Audience: "https://api.test", TokenLifetime: lifetime}
 	iss, err := openIssuer(t.Context(), policy, reg, testKeyPolicy(t), fetch.New(true))
@@ -131,10 +133,20 @@ func TestARevocationDuringALoadIsNotLost(t *testing.T) {
 	}
 }
 
+// forget drops a credential.
+func (c *credentialCache) forget(clientID string) {
+	for n := range c.decoded {
+		if known := c.decoded[n].Load(); known != nil && known.ClientID == clientID {
+			c.decoded[n].Store(nil)
+		}
+	}
+	c.texts.Drop(clientID)
+}
+
 // forget makes the registry drop what it remembers of a credential.
 func forget(iss *Issuer, clientID string) {
-	iss.registry.recent.Drop(clientID)
-	iss.registry.verified = newTokenCache(DefaultTokenCache)
+	iss.registry.credentials.forget(clientID)
+	iss.registry.verified = bytecache.New(DefaultTokenCache)
 }
 
 func TestAMintThatARevocationOvertakesIssuesNothing(t *testing.T) {
@@ -161,7 +173,7 @@ func TestACachedTokenSeesARevocationWhoeverElseForgotTheCredential(t *testing.T)
 	if _, err := iss.Verify(t.Context(), token); err != nil {
 		t.Fatal(err)
 	}
-	iss.registry.recent.Drop(c.ClientID)
+	iss.registry.credentials.forget(c.ClientID)
 	if err := iss.Revoke(t.Context(), "", c.ClientID); err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +193,7 @@ func TestNoTokenIsAcceptedAfterItsCredentialWasRevoked(t *testing.T) {
 		}
 	}}
 	iss := newTestIssuer(t, hooked, time.Hour, 8)
-	iss.registry.verified = newTokenCache(16 * (700 + placeBytes))
+	iss.registry.verified = bytecache.New(16 << 10)
 	var accepted, refusedTokens, minted atomic.Int64
 	for range rounds {
 		type client struct {

@@ -15,7 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
-	"github.com/clientcredentials/caddy-client-credentials/internal/lru"
+	"github.com/clientcredentials/caddy-client-credentials/internal/bytecache"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
@@ -34,10 +34,10 @@ type registry struct {
 	changes [changeGroups]atomic.Uint64
 	watches [watchLists]watchList
 
-	recent  *lru.Cache[string, remembered]
-	foreign *foreignSecrets
+	credentials *credentialCache
+	foreign     *foreignSecrets
 
-	verified *tokenCache
+	verified *bytecache.Cache // tokens whose signature is good, whether they still count or not
 	// signatureChecks holds a place for each check that is under way.
 	signatureChecks chan struct{}
 
@@ -81,12 +81,6 @@ type registry struct {
 	done sync.WaitGroup
 }
 
-// remembered is a credential as it was after so many changes.
-type remembered struct {
-	*Credential
-	changes uint64
-}
-
 const (
 	markKey = "token_lifetime_mark"
 	// clockMargin is what the clock may be set back by without harm to tokens
@@ -99,9 +93,9 @@ const (
 	// sweepBatch keeps what one transaction deletes well below what the store
 	// takes in one, and the maintenance of the store in small steps.
 	sweepBatch = 1000
-	// credentialBytes is what a credential takes in memory that is kept because it
-	// was used last: some 600 bytes of its own, and its places in a list and a map.
-	credentialBytes = 1 << 10
+	// credentialShare is how much memory credentials may take for each byte of
+	// tokens: as many have room, or nearly.
+	credentialShare = 2 // 1/2
 	// changeGroups is into how many groups credentials fall by a hash. A change of
 	// one has what is remembered of its group be read again.
 	changeGroups = 1 << 16
@@ -109,12 +103,12 @@ const (
 
 func openRegistry(ctx context.Context, st store.Store, shared store.Shared) (*registry, error) {
 	r := &registry{
-		store:   st,
-		seed:    maphash.MakeSeed(),
-		recent:  lru.New[string, remembered](DefaultTokenCache / credentialBytes),
-		foreign: newForeignSecrets(max(1, runtime.GOMAXPROCS(0)/2)),
+		store:       st,
+		seed:        maphash.MakeSeed(),
+		credentials: newCredentialCache(DefaultTokenCache / credentialShare),
+		foreign:     newForeignSecrets(max(1, runtime.GOMAXPROCS(0)/2)),
 
-		verified: newTokenCache(DefaultTokenCache),
+		verified: bytecache.New(DefaultTokenCache),
 		// The other half of the processors is for requests that need no check.
 		signatureChecks: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 
@@ -156,6 +150,8 @@ func (r *registry) close() {
 	case <-r.herald.ended:
 	case <-time.After(lastEvents):
 	}
+	r.verified.Close()
+	r.credentials.texts.Close()
 }
 
 // join has the logs and the events of a configuration tell of changes when its
@@ -226,8 +222,8 @@ func (r *registry) adjust() {
 	}
 	r.retention.Store(int64(retention))
 	tokens := r.holders[len(r.holders)-1].TokenCache
-	r.verified.resize(tokens)
-	r.recent.Resize(tokens / credentialBytes) // as many as there are tokens, or nearly
+	r.verified.Resize(tokens)
+	r.credentials.texts.Resize(tokens / credentialShare)
 }
 
 // credential returns a credential, from memory or else from the store, and how
@@ -237,17 +233,35 @@ func (r *registry) credential(ctx context.Context, clientID string) (remembered,
 	if !validClientID(clientID) {
 		return remembered{}, store.ErrNotFound
 	}
-	seen := r.changes[r.group(clientID)].Load()
-	if known, ok := r.recent.Get(clientID); ok && known.changes == seen {
+	group := r.group(clientID)
+	seen := r.changes[group].Load()
+	if known, ok := r.credentials.get(group, clientID, seen); ok {
 		return known, nil
 	}
-	c, err := r.read(ctx, clientID)
+	text, err := r.credentialText(ctx, clientID, seen)
 	if err != nil {
 		return remembered{}, err
 	}
-	now := remembered{c, seen}
-	r.recent.Put(clientID, now, 1)
+	c, err := decodeCredential(text)
+	if err != nil {
+		return remembered{}, err
+	}
+	now := remembered{r.nodes.latest(c), seen}
+	r.credentials.put(group, now)
 	return now, nil
+}
+
+// credentialText returns what the store has of a credential: from memory, if no
+// change was applied since it was read.
+func (r *registry) credentialText(ctx context.Context, clientID string, changes uint64) ([]byte, error) {
+	if text, ok := r.credentials.text(clientID, changes); ok {
+		return text, nil
+	}
+	text, err := r.store.Get(ctx, credentialKey(clientID))
+	if err == nil {
+		r.credentials.putText(clientID, changes, text)
+	}
+	return text, err
 }
 
 // commit has the store durably take what the batch makes of credentials, and has

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/clientcredentials/caddy-client-credentials/internal/bytecache"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
@@ -163,16 +164,16 @@ func TestATokenIsNotAcceptedWhileItsRevocationCannotBeReadOrRuledOut(t *testing.
 	failing := &failingStore{Store: openTestStore(t, t.TempDir())}
 	iss := newTestIssuer(t, failing, time.Hour, 100)
 	_, _, token := clientWithToken(t, iss)
-	kept, _ := iss.registry.verified.get(token)
+	kept, _, _ := iss.registry.verified.Get(token)
 	for name, forgets := range map[string]func(a *Access){
-		"not remembered":         func(*Access) { iss.registry.verified = newTokenCache(DefaultTokenCache) },
+		"not remembered":         func(*Access) { iss.registry.verified = bytecache.New(DefaultTokenCache) },
 		"remembered and changed": func(a *Access) { iss.registry.changes[a.group].Add(1) },
 	} {
 		var a Access
-		kept.unpack(&a)
+		packedToken(kept).unpack(&a)
 		forgets(&a)
 		for _, prefix := range []string{revokedTokenPrefix, credentialPrefix} {
-			iss.registry.recent.Drop(a.Token.ClientID)
+			iss.registry.credentials.forget(a.Token.ClientID)
 			failing.prefix = prefix
 			if _, err := iss.Verify(t.Context(), token); err == nil || isRefusal(err) {
 				t.Errorf("%s: Verify = %v while %s can't be read, want that it can't tell", name, err, prefix)
@@ -211,7 +212,7 @@ func TestAChangeOfOneCredentialLeavesItsGroupAlone(t *testing.T) {
 	if _, err := iss.Verify(t.Context(), token); err != nil {
 		t.Errorf("its token: %v", err)
 	}
-	if kept, _ := iss.registry.verified.get(token); kept.number(packedChanges) != a.changes+1 {
+	if kept, _, _ := iss.registry.verified.Get(token); packedToken(kept).number(packedChanges) != a.changes+1 {
 		t.Error("what was read then is not remembered: it is read each time")
 	}
 	if _, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret)); err != nil {

@@ -153,7 +153,7 @@ func TestAConfigurationThatFailsTakesItsSettingsWithIt(t *testing.T) {
 		if err := step.do(); err != nil {
 			t.Fatal(err)
 		}
-		retention, cache := time.Duration(iss.registry.retention.Load()), iss.registry.verified.max
+		retention, cache := time.Duration(iss.registry.retention.Load()), iss.registry.verified.Size()
 		if retention != step.retention || cache != step.cache {
 			t.Errorf("%s: retention %v, cache %d, want %v and %d", step.when, retention, cache, step.retention, step.cache)
 		}

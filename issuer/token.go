@@ -101,9 +101,7 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 	if i.registry.keyRevoked(key.id) {
 		return nil, errors.New("the signing key was revoked, and no other signs yet")
 	}
-	if packed := a.pack(text); packed != "" {
-		i.registry.verified.add(packed) // so that its first use needs no check of what was signed just now
-	}
+	a.keep(i.registry.verified, text) // so that its first use needs no check of what was signed just now
 	return &IssuedToken{Token: text, ClientID: c.ClientID, ExpiresIn: expires.Sub(issuedAt), Scope: a.Token.Scope}, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/clientcredentials/caddy-client-credentials/internal/bytecache"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
@@ -46,8 +47,11 @@ type Access struct {
 	// requestsPerSecond is the credential's limit; 0 for none.
 	requestsPerSecond uint32
 
-	packed packedToken // all of this, as the cache has it
-	place  uint32      // where it has that; 0 for nowhere
+	// What the cache has of the token, and how often it was used there; nothing
+	// where it does not have it.
+	packed packedToken
+	text   string
+	uses   int
 }
 
 // Refusal says why a token does not count. The reason is for the operator, from
@@ -78,7 +82,9 @@ func (i *Issuer) Verify(ctx context.Context, token string) (a Access, err error)
 	if err != nil {
 		return Access{}, err
 	}
-	i.registry.verified.used(a.place)
+	if a.packed != "" && a.uses < bytecache.EnoughUses {
+		i.registry.verified.Used(a.text)
+	}
 	return a, nil
 }
 
@@ -95,14 +101,21 @@ func (a *Access) Caller(ctx context.Context) (Caller, error) {
 }
 
 // recall takes over what the cache has of a token, if it has it.
-func (a *Access) recall(c *tokenCache, token string) bool {
-	packed, place := c.get(token)
-	if place == 0 {
+func (a *Access) recall(c *bytecache.Cache, token string) bool {
+	packed, uses, ok := c.Get(token)
+	if !ok {
 		return false
 	}
-	packed.unpack(a)
-	a.packed, a.place = packed, place
+	a.packed, a.text, a.uses = packedToken(packed), token, uses
+	a.packed.unpack(a)
 	return true
+}
+
+// keep has the cache have the token.
+func (a *Access) keep(c *bytecache.Cache, token string) {
+	if packed := a.pack(); packed != "" && c.Add(token, a.Token.ClientID, string(packed)) {
+		a.packed, a.text = packed, token
+	}
 }
 
 // refresh reads what is known of the credential again, unless no change has been
@@ -185,10 +198,9 @@ func (r *registry) forgetReissue(a *Access) {
 
 // remember has the cache say of a token what is known now.
 func (r *registry) remember(a *Access) {
-	if a.place != 0 {
-		before := a.packed
-		a.packed = a.pack(before.text())
-		r.verified.replace(a.place, before, a.packed)
+	if before := a.packed; before != "" {
+		a.packed = a.pack()
+		r.verified.Replace(a.text, string(before), string(a.packed))
 	}
 }
 
@@ -234,8 +246,8 @@ func (i *Issuer) verify(ctx context.Context, token string) (a Access, err error)
 			return a, err
 		}
 		a.at = time.Now()
-		if a.packed = a.pack(token); a.packed != "" && i.refuse(&a) == nil {
-			a.place = i.registry.verified.add(a.packed)
+		if i.refuse(&a) == nil {
+			a.keep(i.registry.verified, token)
 		}
 		return a, nil
 	})
