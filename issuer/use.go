@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -26,8 +27,8 @@ type Use struct {
 func (u Use) Secret(id string) time.Time { return u.secrets[id] }
 
 // LastUse returns when a credential was last used. What a crash has lost of that is
-// of its last minute, or of its last three where tens of thousands of clients come
-// in each.
+// of its last minute, or of its last half hour where tens of thousands of clients
+// come in each.
 func (i *Issuer) LastUse(ctx context.Context, c *Credential) (Use, error) {
 	var record useRecord
 	i.registry.uses.addTo(&record, c) // first: what is written meanwhile is in both
@@ -65,18 +66,18 @@ const (
 	// useInterval is for how long uses are collected before the store is told: so
 	// often, at most, a credential's is written, and so much a crash can lose.
 	useInterval = time.Minute
-	// maxUses bounds how many are collected, some 200 bytes each, beside as many that
+	// maxUses bounds how many are collected, some 100 bytes each, beside as many that
 	// are being written. When they are so many, the store is told at once.
 	maxUses = 50_000
 	// useBatch is how many uses one transaction writes.
 	useBatch = 250
-	// useRest is how many times as long as a transaction took none is written after
-	// it: however many credentials are in use, their uses take a twentieth of a
-	// processor. A store that is slow for other reasons, as one across a network,
-	// needs no rest of more than longestUseRest: as many uses as are collected are
-	// written in some two minutes.
-	useRest        = 19
-	longestUseRest = 300 * time.Millisecond
+	// useShare is the part of all processors that the writing of uses may take,
+	// however many credentials are in use: after each transaction it rests. One that
+	// is shared works on other processors, and needs no rest of more than
+	// sharedUseRest: as many uses as are collected are written in some two minutes.
+	useShare       = 40 // 1/40
+	longestUseRest = 5 * time.Second
+	sharedUseRest  = 300 * time.Millisecond
 	// lastFlush bounds how long a store that closes waits for them.
 	lastFlush = 10 * time.Second
 )
@@ -141,22 +142,20 @@ type uses struct {
 }
 
 type collectedUses struct {
-	times  useTimes
-	oldest time.Time // when the first of them was noted
+	useLog
+
+	oldest  time.Time // when the first of them was noted
+	written int       // up to where in the log the store knows them
 }
+
+// left reports whether the store does not know all of them.
+func (c *collectedUses) left() bool { return c.written < len(c.entries) }
 
 // useTimes has the time of the last use, in milliseconds since 1970.
 type useTimes map[useKey]int64
 
-// useKey is a client, and the secret that it has used: none where it used a key.
-type useKey struct {
-	clientID string
-	hash     secretHash
-	slow     string
-}
-
 func newUses() *uses {
-	return &uses{pending: collectedUses{times: make(useTimes)}, many: make(chan struct{}, 1)}
+	return &uses{pending: collectedUses{useLog: newUseLog()}, many: make(chan struct{}, 1)}
 }
 
 // note remembers a use. It is left to the next one where there are too many.
@@ -164,18 +163,19 @@ func (u *uses) note(clientID string, by hashedSecret, now time.Time) {
 	key := useKey{clientID, by.Hash, by.Slow}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	times := u.pending.times
-	if _, known := times[key]; !known && len(times) >= maxUses {
-		select {
-		case u.many <- struct{}{}:
-		default:
+	if u.pending.len() >= maxUses {
+		if _, known := u.pending.find(key); !known {
+			select {
+			case u.many <- struct{}{}:
+			default:
+			}
+			return
 		}
-		return
 	}
-	if len(times) == 0 {
+	if u.pending.len() == 0 {
 		u.pending.oldest = now
 	}
-	times[key] = max(times[key], now.UnixMilli())
+	u.pending.put(key, now.UnixMilli())
 }
 
 // addTo adds to a record what the store does not know yet.
@@ -186,9 +186,9 @@ func (u *uses) addTo(record *useRecord, c *Credential) {
 	for _, h := range c.Hashes {
 		keys = append(keys, useKey{c.ClientID, h.Hash, h.Slow})
 	}
-	for _, times := range []useTimes{u.writing.times, u.pending.times} {
+	for _, collected := range []*collectedUses{&u.writing, &u.pending} {
 		for _, key := range keys {
-			if at, ok := times[key]; ok {
+			if at := collected.get(key); at != 0 {
 				record.add(c, key, at)
 			}
 		}
@@ -200,9 +200,9 @@ func (u *uses) lag(now time.Time) time.Duration {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	switch {
-	case len(u.writing.times) > 0:
+	case u.writing.left():
 		return max(0, now.Sub(u.writing.oldest))
-	case len(u.pending.times) > 0:
+	case u.pending.left():
 		return max(0, now.Sub(u.pending.oldest))
 	}
 	return 0
@@ -212,7 +212,7 @@ func (u *uses) lag(now time.Time) time.Duration {
 func (u *uses) lastRound() uint64 {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if len(u.pending.times) > 0 {
+	if u.pending.left() {
 		return u.round + 1
 	}
 	return u.round
@@ -222,35 +222,37 @@ func (u *uses) lastRound() uint64 {
 func (u *uses) done(round uint64) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.round > round || u.round == round && len(u.writing.times) == 0
+	return u.round > round || u.round == round && !u.writing.left()
 }
 
-// some returns a batch of those that are to be written next.
-func (u *uses) some() useTimes {
+// some returns a batch of those that are to be written next, by client, and up to
+// where in the log they are.
+func (u *uses) some() (byClient map[string]useTimes, end int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if len(u.writing.times) == 0 {
-		u.writing, u.pending = u.pending, collectedUses{times: make(useTimes)}
+	if !u.writing.left() {
+		u.writing, u.pending = u.pending, collectedUses{useLog: newUseLog()}
 		u.round++
 	}
-	batch := make(useTimes, useBatch)
-	for key, at := range u.writing.times {
-		if batch[key] = at; len(batch) == useBatch {
-			break
+	byClient = make(map[string]useTimes, useBatch)
+	end = u.writing.written
+	for n := 0; n < useBatch && end < len(u.writing.entries); n++ {
+		at, key, next := u.writing.read(end)
+		if byClient[key.clientID] == nil {
+			byClient[key.clientID] = make(useTimes, 1)
 		}
+		byClient[key.clientID][key] = at
+		end = next
 	}
-	return batch
+	return byClient, end
 }
 
-// written forgets what the store knows now.
-func (u *uses) written(batch useTimes) {
+// wrote notes up to where in the log the store knows all.
+func (u *uses) wrote(end int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for key := range batch {
-		delete(u.writing.times, key)
-	}
-	if len(u.writing.times) == 0 {
-		u.writing = collectedUses{} // an emptied map keeps its memory
+	if u.writing.written = end; !u.writing.left() {
+		u.writing = collectedUses{}
 	}
 }
 
@@ -275,14 +277,7 @@ func (r *registry) flushUsesWith(ctx context.Context, rest func(time.Duration) b
 func (r *registry) flushSomeUses(ctx context.Context) error {
 	r.uses.flushing.Lock()
 	defer r.uses.flushing.Unlock()
-	some := r.uses.some()
-	byClient := make(map[string]useTimes, len(some))
-	for key, at := range some {
-		if byClient[key.clientID] == nil {
-			byClient[key.clientID] = make(useTimes, 1)
-		}
-		byClient[key.clientID][key] = at
-	}
+	byClient, end := r.uses.some()
 	var batch store.Batch
 	for clientID, times := range byClient {
 		if err := r.writeUse(ctx, clientID, times, &batch); err != nil {
@@ -290,11 +285,16 @@ func (r *registry) flushSomeUses(ctx context.Context) error {
 		}
 	}
 	err := r.store.Commit(ctx, batch)
-	if errors.Is(err, store.ErrConflict) { // a credential was changed at the same time: again
+	if errors.Is(err, store.ErrConflict) {
+		// A credential was changed at the same time, or removed since it is
+		// remembered: again, with what the store has.
+		for clientID := range byClient {
+			r.credentials.texts.Drop(clientID)
+		}
 		return nil
 	}
 	if err == nil {
-		r.uses.written(some)
+		r.uses.wrote(end)
 	}
 	return err
 }
@@ -302,7 +302,7 @@ func (r *registry) flushSomeUses(ctx context.Context) error {
 // writeUse adds to the batch that a credential was used, if it is still there when
 // that is carried out.
 func (r *registry) writeUse(ctx context.Context, clientID string, times useTimes, batch *store.Batch) error {
-	credential, err := r.store.Get(ctx, credentialKey(clientID))
+	credential, err := r.credentialText(ctx, clientID, r.changes[r.group(clientID)].Load())
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
@@ -356,7 +356,14 @@ func (r *registry) restFromUses(took time.Duration) bool {
 	select {
 	case <-r.stop:
 		return false
-	case <-time.After(min(useRest*took, longestUseRest)):
+	case <-time.After(r.useRest(took)):
 		return true
 	}
+}
+
+func (r *registry) useRest(took time.Duration) time.Duration {
+	if r.nodes != nil {
+		return min(useShare*took, sharedUseRest)
+	}
+	return min(useShare*took/time.Duration(runtime.GOMAXPROCS(0)), longestUseRest)
 }

@@ -247,11 +247,11 @@ func TestUsesAreCollectedUpToABound(t *testing.T) {
 	for n := range maxUses + 2 {
 		u.note(fmt.Sprint(n), hashedSecret{}, time.Now())
 	}
-	if len(u.pending.times) != maxUses || len(u.many) != 1 {
-		t.Errorf("%d uses are kept, and the store is to be told: %d", len(u.pending.times), len(u.many))
+	if u.pending.len() != maxUses || len(u.many) != 1 {
+		t.Errorf("%d uses are kept, and the store is to be told: %d", u.pending.len(), len(u.many))
 	}
 	u.note("0", hashedSecret{}, time.Now().Add(time.Hour)) // it is known
-	if at := u.pending.times[useKey{clientID: "0"}]; at < time.Now().Add(time.Minute).UnixMilli() {
+	if at := u.pending.get(useKey{clientID: "0"}); at < time.Now().Add(time.Minute).UnixMilli() {
 		t.Error("a known client's use is not noted")
 	}
 }
@@ -292,8 +292,8 @@ func TestAFlushRestsAfterEachBatchAndOthersNeedNotWaitForIt(t *testing.T) {
 	if err := iss.registry.flushUsesWith(t.Context(), func(time.Duration) bool { return false }); err != nil {
 		t.Fatal(err)
 	}
-	if len(iss.registry.uses.writing.times) != 1 {
-		t.Error("it goes on though it was told to end")
+	if left, _ := iss.registry.uses.some(); len(left) != 1 {
+		t.Errorf("it was told to end, and %d uses are left", len(left))
 	}
 }
 
