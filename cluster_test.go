@@ -56,8 +56,9 @@ const sharedSite = `{
 }
 `
 
-// startCluster starts nodes on an empty database.
-func startCluster(t *testing.T) *cluster {
+// startCluster starts nodes on an empty database. Their clocks may be ahead, in
+// seconds, or behind.
+func startCluster(t *testing.T, ahead ...int) *cluster {
 	t.Helper()
 	postgres := testpostgres.Start(t)
 	database := postgres.NewDatabase(t)
@@ -65,7 +66,7 @@ func startCluster(t *testing.T) *cluster {
 	for i := range networks {
 		networks[i] = testpostgres.NewProxy(t, postgres)
 	}
-	c := startNodes(t, func(i int) string { return networks[i].URL(database) })
+	c := startNodes(t, func(i int) string { return networks[i].URL(database) }, ahead...)
 	c.postgres = postgres
 	for i, n := range c.nodes {
 		n.network = networks[i]
@@ -74,12 +75,15 @@ func startCluster(t *testing.T) *cluster {
 }
 
 // startNodes starts all nodes at once.
-func startNodes(t *testing.T, url func(i int) string) *cluster {
+func startNodes(t *testing.T, url func(i int) string, ahead ...int) *cluster {
 	t.Helper()
 	c := new(cluster)
 	var starting sync.WaitGroup
 	for i := range c.nodes {
 		n := newNode(t, fmt.Sprintf("node %d", i+1), url(i))
+		if len(ahead) > 0 {
+			n.SetClock(t, ahead[i])
+		}
 		c.nodes[i] = n
 		starting.Go(func() { n.Start(t, n.site) })
 	}

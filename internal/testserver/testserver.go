@@ -31,14 +31,23 @@ import (
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
 
-// childEnv makes a test binary run as caddy.
-const childEnv = "TESTSERVER_RUN_AS_CADDY"
+const (
+	// childEnv makes a test binary run as caddy.
+	childEnv = "TESTSERVER_RUN_AS_CADDY"
+	// clockEnv is by how many seconds its clock is ahead.
+	clockEnv = "TESTSERVER_CLOCK_AHEAD"
+)
 
 // Main runs the tests, or, in a process that Command has started, caddy. Every
 // TestMain of a package that uses Command calls it. What is given as after says
 // what is wrong when all tests have passed.
 func Main(m *testing.M, after ...func() error) {
 	if os.Getenv(childEnv) != "" {
+		if ahead := os.Getenv(clockEnv); ahead != "" {
+			if err := setClock(ahead); err != nil {
+				panic(err)
+			}
+		}
 		caddycmd.Main()
 		return
 	}
@@ -80,6 +89,7 @@ type Server struct {
 	Check func(t testing.TB, resp *http.Response)
 
 	loaded time.Time
+	ahead  int // its own processes' clock, in seconds
 
 	certificate string // what the directive tls takes
 }
@@ -194,6 +204,9 @@ func (s *Server) WriteCaddyfile(t testing.TB, caddyfile string) string {
 func (s *Server) Command(args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), childEnv+"=1", "XDG_DATA_HOME="+s.Dir, "XDG_CONFIG_HOME="+s.Dir)
+	if s.ahead != 0 {
+		cmd.Env = append(cmd.Env, fmt.Sprintf("%s=%d", clockEnv, s.ahead))
+	}
 	cmd.Dir = s.Dir
 	return cmd
 }
