@@ -38,8 +38,9 @@ func init() {
 //     client that it was issued to, and for callers with the scopes
 //     `tokens:introspect` and `tokens:revoke`;
 //   - `GET <base_path>/oauth/jwks` shows the public keys that verify them;
-//   - `GET <base_path>/health` tells load balancers whether this server can say
-//     what a token is worth;
+//   - `GET <base_path>/health` and `GET <base_path>/health/ready` tell load
+//     balancers whether this server can say what a token is worth, and
+//     `GET <base_path>/health/live` that it answers;
 //   - `GET <base_path>/openapi.json` describes all of these to programs, as an
 //     OpenAPI document;
 //   - `GET /.well-known/oauth-authorization-server`, with the issuer's path
@@ -176,8 +177,10 @@ func (c *ClientCredentials) serve(w http.ResponseWriter, r *http.Request) bool {
 		c.serveRevoke(w, r)
 	case path == keySetPath:
 		c.serveKeySet(w, r)
-	case path == healthPath:
+	case path == healthPath, path == readyPath:
 		c.serveHealth(w, r)
+	case path == livePath:
+		serveLive(w, r)
 	case path == openAPIPath:
 		writePublicText(w, r, c.openAPI)
 	case path == authorizePath && c.MCPCompat:

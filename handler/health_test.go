@@ -13,21 +13,34 @@ import (
 
 func TestTheHealthIsAskedForAndNothingElse(t *testing.T) {
 	s := run(t, testserver.Simple)
-	resp := s.Do(t, "GET", healthPath, "")
-	wantStatus(t, resp, http.StatusOK)
-	if body := testserver.Body(t, resp); body != `{"live":true,"ready":true}` {
-		t.Errorf("it says %s", body)
+	for path, want := range map[string]string{
+		healthPath: `{"live":true,"ready":true}`,
+		readyPath:  `{"live":true,"ready":true}`,
+		livePath:   `{"live":true}`,
+	} {
+		resp := s.Do(t, "GET", path, "")
+		wantStatus(t, resp, http.StatusOK)
+		if body := testserver.Body(t, resp); body != want {
+			t.Errorf("%s says %s", path, body)
+		}
+		for _, method := range []string{"POST", "PUT", "DELETE", "OPTIONS"} {
+			resp := s.Do(t, method, path, "{}")
+			wantProblem(t, resp, http.StatusMethodNotAllowed, "GET, HEAD")
+			wantHeader(t, resp, "Allow", "GET, HEAD")
+		}
+		wantStatus(t, s.Do(t, "HEAD", path, ""), http.StatusOK)
 	}
-	for _, method := range []string{"POST", "PUT", "DELETE", "OPTIONS"} {
-		resp := s.Do(t, method, healthPath, "{}")
-		wantProblem(t, resp, http.StatusMethodNotAllowed, "GET, HEAD")
-		wantHeader(t, resp, "Allow", "GET, HEAD")
+	for _, path := range []string{healthPath + "/", livePath + "/", readyPath + "/x", healthPath + "/other"} {
+		wantStatus(t, s.Do(t, "GET", path, ""), http.StatusUnauthorized) // by the guard
 	}
-	wantStatus(t, s.Do(t, "HEAD", healthPath, ""), http.StatusOK)
 	wantNoUpstream(t, s)
 }
 
-const healthPath = "/api/v0/health"
+const (
+	healthPath = "/api/v0/health"
+	readyPath  = "/api/v0/health/ready"
+	livePath   = "/api/v0/health/live"
+)
 
 func TestANodeThatIsCutOffAnswersThatItCannotTell(t *testing.T) {
 	database := testpostgres.Start(t)
@@ -43,6 +56,7 @@ func TestANodeThatIsCutOffAnswersThatItCannotTell(t *testing.T) {
 			return s.Do(t, "POST", tokenPath, "grant_type=client_credentials&client_id="+c.ClientID+"&client_secret="+strings.ReplaceAll(c.Secret, "+", "%2B"), "Content-Type", formType)
 		},
 		"health": func() *http.Response { return s.Do(t, "GET", healthPath, "") },
+		"ready":  func() *http.Response { return s.Do(t, "GET", readyPath, "") },
 	}
 	wantAll := func(status int) {
 		t.Helper()
@@ -56,6 +70,7 @@ func TestANodeThatIsCutOffAnswersThatItCannotTell(t *testing.T) {
 				t.Errorf("%s: %d, retry after %q", name, resp.StatusCode, resp.Header.Get("Retry-After"))
 			}
 		}
+		wantStatus(t, s.Do(t, "GET", livePath, ""), http.StatusOK)
 	}
 	wantAll(http.StatusOK)
 	proxy.Cut()
