@@ -17,6 +17,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
+	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
 func init() {
@@ -52,7 +53,8 @@ const appName = "client_credentials"
 //	    }
 //	}
 //
-// Several blocks are one, but each setting can be given only once.
+// Several blocks are one, but each setting can be given only once. A store that
+// nodes share takes a master_key in its block or an earlier one.
 func parseOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	app := new(issuer.App)
 	if earlier, ok := existing.(httpcaddyfile.App); ok {
@@ -64,13 +66,23 @@ func parseOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	if d.NextArg() {
 		return nil, d.ArgErr()
 	}
+	var shared *caddyfile.Dispenser // at the store
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if err := parseSetting(d, app); err != nil {
+		var err error
+		if d.Val() == "store" {
+			shared, err = parseStore(d, app)
+		} else {
+			err = parseSetting(d, app)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
 	if app.Issuer == "" {
 		return nil, d.Err("issuer is required: add 'issuer https://…', the URL that the clients know this server by")
+	}
+	if shared != nil && app.MasterKey == "" {
+		return nil, shared.WrapErr(issuer.ErrNoMasterKey)
 	}
 	return httpcaddyfile.App{Name: appName, Value: caddyconfig.JSON(app, nil)}, nil
 }
@@ -115,26 +127,33 @@ func parseSetting(d *caddyfile.Dispenser, app *issuer.App) error {
 		})
 	case "credential":
 		return parseCredential(d, app)
-	case "store":
-		if app.StoreRaw != nil {
-			return d.Errf("%s is already specified", name)
-		}
-		if !d.NextArg() {
-			return d.ArgErr()
-		}
-		engine := d.Val()
-		if _, err := caddy.GetModule("client_credentials.stores." + engine); err != nil {
-			return d.Errf("there is no store %q in this Caddy; badger and postgres come with the plugin", engine)
-		}
-		module, err := caddyfile.UnmarshalModule(d, "client_credentials.stores."+engine)
-		if err != nil {
-			return err
-		}
-		app.StoreRaw = caddyconfig.JSONModuleObject(module, "module", engine, nil)
-		return nil
 	default:
 		return d.Errf("unrecognized subdirective of client_credentials: %s", name)
 	}
+}
+
+// parseStore returns where the store is, if nodes share it.
+func parseStore(d *caddyfile.Dispenser, app *issuer.App) (shared *caddyfile.Dispenser, err error) {
+	at := *d
+	if app.StoreRaw != nil {
+		return nil, d.Err("store is already specified")
+	}
+	if !d.NextArg() {
+		return nil, d.ArgErr()
+	}
+	engine := d.Val()
+	if _, err := caddy.GetModule("client_credentials.stores." + engine); err != nil {
+		return nil, d.Errf("there is no store %q in this Caddy; badger and postgres come with the plugin", engine)
+	}
+	module, err := caddyfile.UnmarshalModule(d, "client_credentials.stores."+engine)
+	if err != nil {
+		return nil, err
+	}
+	app.StoreRaw = caddyconfig.JSONModuleObject(module, "module", engine, nil)
+	if of, ok := module.(store.Engine); ok && of.Shared() {
+		return &at, nil
+	}
+	return nil, nil
 }
 
 func parseDuration(d *caddyfile.Dispenser, target *caddy.Duration, example string, check func(time.Duration) error) error {

@@ -130,6 +130,9 @@ const (
 // ErrJWKSURI says that App.ClientJWKSURI is none of its values.
 var ErrJWKSURI = errors.New("client_jwks_uri is public, any or off")
 
+// ErrNoMasterKey says that App.MasterKey is missing, where nodes share the store.
+var ErrNoMasterKey = errors.New("the nodes that share a store need the same master_key: add 'master_key {env.MASTER_KEY}', made by 'openssl rand -base64 32'")
+
 // DefaultTokenCache is how much memory tokens take, in bytes, where nothing is
 // configured.
 const DefaultTokenCache = 64 << 20
@@ -193,7 +196,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.engine = engine.(store.Engine)
 	if a.engine.Shared() && a.MasterKey == "" {
-		return errors.New("the nodes that share a store need the same master_key: give them one, such as {env.MASTER_KEY}, made by 'openssl rand -base64 32'")
+		return ErrNoMasterKey
 	}
 	return nil
 }
