@@ -25,6 +25,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/clientcredentials/caddy-client-credentials/internal/freeport"
+	"github.com/clientcredentials/caddy-client-credentials/internal/testpostgres"
 	"github.com/clientcredentials/caddy-client-credentials/internal/testserver"
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
 )
@@ -72,6 +73,67 @@ func TestAReloadKeepsStoreTokensAndRevocations(t *testing.T) {
 	}
 	revoke(t, s, token, c.ClientID)
 	wantStatus(t, s, token, 401)
+}
+
+// The lease is a minute in what must not count, and a second in what must.
+func TestAReloadChangesTheSettingsOfASharedStore(t *testing.T) {
+	database := testpostgres.Start(t)
+	proxy, name := testpostgres.NewProxy(t, database), database.NewDatabase(t)
+	s := testserver.New(t)
+	site := func(url, settings, more string) string {
+		return strings.Replace(testserver.Simple, "store badger {{dir}}/store", fmt.Sprintf(
+			"master_key MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\nstore postgres %q {\n%s\n}", url, settings), 1) + more
+	}
+	load := func(settings string) {
+		t.Helper()
+		if err := s.Load(site(proxy.URL(name), settings, "")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Run(t, site(proxy.URL(name), "lease 1m", ""))
+	token := s.Token(t, s.CreateWith(t))
+	eventually := func(what string, happens func() bool) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); !happens(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("not within 30 s: %s", what)
+			}
+		}
+	}
+	answers := func(status int) func() bool {
+		return func() bool { return s.Do(t, "GET", "/x", "", testserver.Bearer(token)...).StatusCode == status }
+	}
+
+	load("lease 1s")
+	proxy.Cut()
+	eventually("the lease runs out", answers(503))
+	proxy.Heal()
+	eventually("it serves again", answers(200))
+
+	load("lease 1s\non_stale accept")
+	const ranOut = "has not heard from the database for a lease"
+	before := strings.Count(s.Log(t), ranOut)
+	proxy.Cut()
+	eventually("the lease runs out again", func() bool { return strings.Count(s.Log(t), ranOut) > before })
+	wantStatus(t, s, token, 200)
+	proxy.Heal()
+
+	wrong := strings.Replace(proxy.URL(name), database.Password, "wrong-password", 1)
+	if err := s.Load(site(wrong, "lease 1m", "")); err == nil || strings.Contains(err.Error(), "wrong-password") {
+		t.Errorf("with a wrong password: %v", err)
+	}
+	for range 5 { // the app has started before some of these fail
+		if s.Load(site(proxy.URL(name), "lease 1m", fmt.Sprintf("http://127.0.0.1:%d {\n}\n", database.Port))) == nil {
+			t.Fatal("a configuration runs that takes the database's port")
+		}
+	}
+	conn := database.Connect(t, name)
+	eventually("the lease is the one from before", func() bool {
+		var lease int
+		err := conn.QueryRow(t.Context(), "SELECT lease_ms FROM client_credentials_nodes").Scan(&lease)
+		return err == nil && lease == 1000
+	})
+	wantStatus(t, s, token, 200)
 }
 
 func TestARestartKeepsRevocationsThoughTheTokenLifetimeWasLowered(t *testing.T) {

@@ -234,7 +234,7 @@ func (a *App) Cleanup() error {
 	a.stop()
 	a.keeper.Wait()
 	registry := a.issuer.Load().registry
-	registry.letGo(a)
+	registry.letGo(context.Background(), a)
 	if left := registry.lastHolder(); left != nil {
 		left.declareAgain()
 	}
@@ -273,7 +273,7 @@ func (a *App) Open() (*Issuer, error) {
 	shared.registry.join(a)
 	iss, err := a.openIssuer(ctx, shared)
 	if err != nil {
-		shared.registry.letGo(a)
+		shared.registry.letGo(ctx, a)
 		_, _ = stores.Delete(a.engine.Identity())
 		return nil, err
 	}

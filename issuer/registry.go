@@ -170,12 +170,17 @@ func (r *registry) hold(a *App) {
 	r.adjust()
 }
 
-func (r *registry) letGo(a *App) {
+func (r *registry) letGo(ctx context.Context, a *App) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	isIt := func(other *App) bool { return other == a }
 	r.holders, r.speakers = slices.DeleteFunc(r.holders, isIt), slices.DeleteFunc(r.speakers, isIt)
 	r.adjust()
+	r.mu.Unlock()
+	if left := r.lastHolder(); left != nil { // which has been replaced, or that has failed which was to replace it
+		if err := r.adopt(ctx, left.engine); err != nil {
+			nodeLog().Error("going back to the settings of the store from before", zap.Error(err))
+		}
+	}
 }
 
 // lastHolder returns the configuration whose settings count, or nil.

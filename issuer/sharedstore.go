@@ -28,8 +28,9 @@ func (s *sharedStore) Destruct() error {
 	return s.Close()
 }
 
+// acquire opens the store, or has the one that is open take over the settings.
 func acquire(ctx context.Context, engine store.Engine) (*sharedStore, error) {
-	value, _, err := stores.LoadOrNew(engine.Identity(), func() (_ caddy.Destructor, err error) {
+	value, isOpen, err := stores.LoadOrNew(engine.Identity(), func() (_ caddy.Destructor, err error) {
 		// The pool holds a lock while this runs: a panic would leave it locked.
 		defer func() {
 			if r := recover(); r != nil {
@@ -51,7 +52,14 @@ func acquire(ctx context.Context, engine store.Engine) (*sharedStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	return value.(*sharedStore), nil
+	shared := value.(*sharedStore)
+	if isOpen {
+		if err := shared.registry.adopt(ctx, engine); err != nil {
+			_, _ = stores.Delete(engine.Identity())
+			return nil, err
+		}
+	}
+	return shared, nil
 }
 
 // withStore opens the store alone, and writes nothing into it by itself.

@@ -26,6 +26,11 @@ type Shared interface {
 	// database has lost it. An error means that this could not be told in time of
 	// ctx.
 	Await(ctx context.Context) error
+
+	// Adopt has the settings of an engine of the same Identity count from now on,
+	// in place of those that the store was opened with. It returns an error where
+	// the database can't be reached by them: then the earlier ones count.
+	Adopt(ctx context.Context, engine Engine) error
 }
 
 // Follower is told what was committed to a Shared store. Its methods must not

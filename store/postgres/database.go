@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,17 +27,17 @@ type database struct {
 	features features
 	scans    chan struct{} // has a place for each scan that holds a connection
 	feed     *feed
-	wait     bool // for other nodes
+	settings *atomic.Pointer[Postgres] // what Adopt has set, or Open
 }
 
-func newDatabase(p *Postgres, pool *pgxpool.Pool, features features) *database {
+func newDatabase(settings *atomic.Pointer[Postgres], pool *pgxpool.Pool, features features) *database {
 	d := &database{
 		pool:     pool,
 		features: features,
-		scans:    make(chan struct{}, max(1, p.config.MaxConns/2)),
-		wait:     p.RevokeWait == RevokeWaitAll,
+		scans:    make(chan struct{}, max(1, pool.Config().MaxConns/2)),
+		feed:     newFeed(settings, pool, features),
+		settings: settings,
 	}
-	d.feed = newFeed(p, pool, features)
 	metrics.add(d)
 	return d
 }

@@ -10,10 +10,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,8 +32,9 @@ func init() {
 // [PostgreSQL](https://www.postgresql.org) database that several Caddy nodes
 // share. A revocation holds on all of them when it is answered.
 //
-// Its settings count from the first configuration that opens the database on,
-// until no configuration uses it any more: to change them, restart Caddy.
+// A reload that changes its settings has them count, but for another user of the
+// database, which it refuses, and for the connection string's options of the pool:
+// these take a restart of Caddy.
 type Postgres struct {
 	// The connection string, as a URL or as keywords and values, with the options of
 	// [pgxpool](https://pkg.go.dev/github.com/jackc/pgx/v5/pgxpool#ParseConfig),
@@ -231,7 +234,14 @@ const openPatience = 5 * time.Second
 
 // Open connects to the database, and makes its tables where there are none.
 func (p *Postgres) Open(ctx context.Context) (store.Store, error) {
-	pool, err := pgxpool.NewWithConfig(ctx, p.config.Copy())
+	settings := new(atomic.Pointer[Postgres])
+	settings.Store(p)
+	config := p.config.Copy()
+	config.BeforeConnect = func(_ context.Context, conn *pgx.ConnConfig) error {
+		*conn = *settings.Load().config.ConnConfig.Copy()
+		return nil
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("opening the store in %s: %w", p.Identity(), err)
 	}
@@ -247,7 +257,7 @@ func (p *Postgres) Open(ctx context.Context) (store.Store, error) {
 		return nil, fmt.Errorf("opening the store in %s: %w", p.Identity(), err)
 	}
 	logger().Info("opened store", zap.String("database", p.Identity()), zap.Bool("notify", features.notify))
-	return newDatabase(p, pool, features), nil
+	return newDatabase(settings, pool, features), nil
 }
 
 // persist does something that needs the database, and tries again for a while

@@ -54,18 +54,22 @@ import (
 // and the node that has made it also when it had not come to it yet. So Await waits
 // for this node's feed, too: when it returns, the follower knows what was lost.
 //
+// The lease can be changed. A longer one is first written into the row, and the
+// polls after that one let the node serve by it; by a shorter one the node serves
+// before it is written. So no poll lets it serve for longer than what the row said
+// before the poll, nor than what it says after it.
+//
 // A poll is as durable as a commit. So a server that can't reach the replica that
 // must have all commits lets no node serve either.
 type feed struct {
-	config   *pgx.ConnConfig
+	settings *atomic.Pointer[Postgres]
 	pool     *pgxpool.Pool // what broken connections there may be is forgotten with the feed's own
 	features features
-	lease    time.Duration
-	accept   bool // what the node knew last, when its lease has run out
 	node     uuid.UUID
 
-	// until is when the lease runs out, by clock.
-	until atomic.Int64
+	// until is when the lease runs out, by clock, and lease is how long that was
+	// from the poll.
+	until, lease atomic.Int64
 
 	mu      sync.Mutex
 	heard   time.Time     // when the last poll that counts was sent
@@ -77,13 +81,15 @@ type feed struct {
 
 	// The goroutine that follows has the rest to itself.
 	conn      *pgx.Conn
-	listening bool // it is told of notifications
+	by        *Postgres // what the connection was made by
+	listening bool      // it is told of notifications
 	follower  store.Follower
 	applied   int64     // the number of the last commit that was applied
 	last      uuid.UUID // its id
 	polls     int64
-	stale     bool      // as was logged
-	logged    time.Time // when a failure was logged last
+	written   time.Duration // no lease that this node's row may say is shorter
+	stale     bool          // as was logged
+	logged    time.Time     // when a failure was logged last
 
 	stop   context.CancelFunc
 	done   sync.WaitGroup
@@ -112,19 +118,19 @@ const (
 	nothingYet = -1
 )
 
-func newFeed(p *Postgres, pool *pgxpool.Pool, features features) *feed {
+func newFeed(settings *atomic.Pointer[Postgres], pool *pgxpool.Pool, features features) *feed {
 	f := &feed{
-		config:   p.config.ConnConfig,
+		settings: settings,
 		pool:     pool,
 		features: features,
-		lease:    time.Duration(p.Lease),
-		accept:   p.OnStale == OnStaleAccept,
 		node:     uuid.New(),
 		applied:  nothingYet,
 		failure:  errors.New("it has not been asked yet"),
 		stop:     func() {},
 		awaited:  make(chan struct{}, 1),
 	}
+	f.written = time.Duration(settings.Load().Lease)
+	f.lease.Store(int64(f.written))
 	f.until.Store(math.MinInt64)
 	return f
 }
@@ -168,13 +174,16 @@ func (f *feed) staleness() error {
 	if f.closed.Load() {
 		return fmt.Errorf("%w: %w", store.ErrStale, store.ErrClosed)
 	}
-	if f.accept || int64(clock()) <= f.until.Load() {
+	if int64(clock()) <= f.until.Load() || f.accepts() {
 		return nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return fmt.Errorf("%w: it has not heard from the database since %s: %w", store.ErrStale, f.heard.Format(time.RFC3339), f.failure)
 }
+
+// accepts reports whether what the node knew last counts when its lease has run out.
+func (f *feed) accepts() bool { return f.settings.Load().OnStale == OnStaleAccept }
 
 // close ends the feed. The node serves no more.
 func (f *feed) close() {
@@ -204,7 +213,7 @@ func (f *feed) run(ctx context.Context) {
 			pause = backoff/2 + rand.N(backoff/2) //nolint:gosec // the pause is no secret
 			f.failed(err)
 		case settled:
-			pause, backoff = f.lease/4, 0
+			pause, backoff = time.Duration(f.lease.Load()/4), 0
 		default: // others may wait for what this node has applied
 			pause, backoff = 0, 0
 		}
@@ -261,15 +270,16 @@ func (f *feed) poll(ctx context.Context) (settled bool, err error) {
 			f.settle(ctx, err)
 		}
 	}()
+	lease := f.shorten()
 	if err := f.connect(ctx); err != nil {
 		return false, err
 	}
 	own := f.expected() // before the poll, which then can't be too early to learn of them
 	sent, at, reported := clock(), time.Now(), f.applied
 	var a answer
-	err = within(ctx, min(f.lease/2, 3*time.Second), func(ctx context.Context) (err error) {
-		if a, err = f.ask(ctx); err == nil && !a.registered {
-			err = f.register(ctx)
+	err = within(ctx, min(lease/2, 3*time.Second), func(ctx context.Context) (err error) {
+		if a, err = f.ask(ctx, lease); err == nil && !a.registered {
+			err = f.register(ctx, lease)
 		}
 		return err
 	})
@@ -279,19 +289,39 @@ func (f *feed) poll(ctx context.Context) (settled bool, err error) {
 	if !f.apply(a, own) {
 		return false, nil
 	}
-	f.until.Store(int64(sent + f.lease))
+	f.lease.Store(int64(f.written))
+	f.until.Store(int64(sent + f.written))
 	f.served(at)
-	return reported == f.applied, nil
+	settled = reported == f.applied && f.written == lease
+	f.written = lease
+	return settled, nil
+}
+
+// shorten returns the lease that is configured. If it is shorter than the one that
+// the node serves by, it counts at once.
+func (f *feed) shorten() (lease time.Duration) {
+	lease = time.Duration(f.settings.Load().Lease)
+	f.written = min(f.written, lease)
+	if longer := f.lease.Load() - int64(lease); longer > 0 {
+		f.lease.Store(int64(lease))
+		if f.until.Load() != math.MinInt64 {
+			f.until.Add(-longer)
+		}
+	}
+	return lease
 }
 
 func (f *feed) connect(ctx context.Context) error {
-	if f.conn != nil {
+	p := f.settings.Load()
+	if f.conn != nil && p.connectsAs(f.by) {
 		return nil
 	}
+	f.disconnect(ctx)
 	return within(ctx, patience, func(ctx context.Context) (err error) {
-		if f.conn, err = pgx.ConnectConfig(ctx, f.config); err != nil {
+		if f.conn, err = pgx.ConnectConfig(ctx, p.config.ConnConfig); err != nil {
 			return err
 		}
+		f.by = p
 		_, err = f.conn.Exec(ctx, `LISTEN `+channel)
 		f.listening = err == nil && f.features.notify
 		if err != nil && !f.conn.IsClosed() {
@@ -345,11 +375,11 @@ type committed struct {
 	urgent bool
 }
 
-func (f *feed) ask(ctx context.Context) (a answer, err error) {
+func (f *feed) ask(ctx context.Context, lease time.Duration) (a answer, err error) {
 	f.polls++
 	batch := f.features.begin()
 	batch.Queue(`UPDATE client_credentials_nodes SET applied = $2, polls = $3, lease_ms = $4, seen = clock_timestamp() WHERE id = $1`,
-		f.node, f.applied, f.polls, f.lease.Milliseconds()).Exec(func(tag pgconn.CommandTag) error {
+		f.node, f.applied, f.polls, lease.Milliseconds()).Exec(func(tag pgconn.CommandTag) error {
 		a.registered = tag.RowsAffected() == 1
 		return nil
 	})
@@ -390,13 +420,13 @@ func readChanges(rows pgx.Rows) (head int64, id uuid.UUID, changes []committed, 
 var errHeadMissing = errors.New("the database has lost a table's only row: client_credentials_head")
 
 // register makes this node's row anew.
-func (f *feed) register(ctx context.Context) error {
+func (f *feed) register(ctx context.Context, lease time.Duration) error {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"
 	}
 	_, err = f.conn.Exec(ctx, `INSERT INTO client_credentials_nodes (id, applied, polls, lease_ms, host, seen)
-		VALUES ($1, $2, $3, $4, $5, clock_timestamp())`, f.node, f.applied, f.polls, f.lease.Milliseconds(), host)
+		VALUES ($1, $2, $3, $4, $5, clock_timestamp())`, f.node, f.applied, f.polls, lease.Milliseconds(), host)
 	if err != nil {
 		return fmt.Errorf("registering this node: %w", err)
 	}
@@ -528,7 +558,7 @@ func (f *feed) failed(err error) {
 	if !f.stale && int64(clock()) > f.until.Load() {
 		f.stale = true
 		logger().Error("this node has not heard from the database for a lease", zap.Time("since", heard),
-			zap.Bool("accepts_tokens", f.accept), zap.Error(err))
+			zap.Bool("accepts_tokens", f.accepts()), zap.Error(err))
 	}
 }
 

@@ -58,7 +58,7 @@ func (c *collector) Collect(values chan<- prometheus.Metric) {
 			stale = 1
 		}
 		if until != math.MinInt64 {
-			lag = max(lag, float64(now-until+int64(d.feed.lease))/1e9)
+			lag = max(lag, float64(now-until+d.feed.lease.Load())/1e9)
 		}
 		pool := d.pool.Stat()
 		idle, busy, limit = idle+float64(pool.IdleConns()), busy+float64(pool.AcquiredConns()), limit+float64(pool.MaxConns())

@@ -236,6 +236,9 @@ func (j *journal) Close() error {
 	return j.file.Close()
 }
 
+// Adopt implements store.Shared: there are no settings.
+func (j *journal) Adopt(context.Context, store.Engine) error { return nil }
+
 func (j *journal) Follow(ctx context.Context, follower store.Follower) error {
 	if err := j.enter(ctx); err != nil {
 		return err
