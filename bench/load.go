@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"os"
 	"os/exec"
@@ -79,13 +80,17 @@ type measurement struct {
 // slice is which of the parts of its lines a measurement may use up.
 type slice struct{ part, of int }
 
+// rest returns the second half of it, for who may have used lines of the first.
+func (s slice) rest() slice { return slice{2*s.part + 1, 2 * s.of} }
+
 // measure runs a case once; for longer, where a busy machine lets no request be
 // answered in so short a time.
 func (b *bench) measure(ctx context.Context, c *testCase, s slice, seconds float64) (measurement, error) {
 	const enough = 10 // seconds
 	m, err := b.measureOnce(ctx, c, s, seconds)
 	if errors.Is(err, errUnanswered) && seconds < enough {
-		return b.measure(ctx, c, s, 4*seconds)
+		log.Printf("%s: %v in %v s: once more, for longer", c.fullName(), errUnanswered, seconds)
+		return b.measure(ctx, c, s.rest(), 4*seconds)
 	}
 	return m, err
 }
@@ -174,6 +179,7 @@ type told struct {
 	Microseconds float64
 	P50, P99     float64 // in microseconds
 	Wrong        int     // answered with another status than expected
+	Statuses     string  // which, and how often each; empty where all are to be 200
 	Broken, Late int     // not answered at all, or not in time
 }
 
@@ -240,8 +246,8 @@ func (l *load) finish(after time.Duration) (t told, err error) {
 	case err != nil:
 		return t, fmt.Errorf("wrk: %w: %s", err, l.told)
 	case t.Wrong > 0 || t.Broken > 0 || t.Late > 0:
-		return t, fmt.Errorf("of %d requests, %d were answered with another status than expected; besides, %d broke and %d were late",
-			t.Requests, t.Wrong, t.Broken, t.Late)
+		return t, fmt.Errorf("of %d requests, %d were answered with another status than expected%s; besides, %d broke and %d were late",
+			t.Requests, t.Wrong, t.Statuses, t.Broken, t.Late)
 	case t.Requests == 0:
 		return t, errUnanswered
 	}

@@ -8,7 +8,7 @@ local env = os.getenv
 local expected = tonumber(env("STATUS"))
 local lines, position, first, last
 
-unexpected = 0 -- global: done reads it out of the thread
+unexpected, statuses = 0, "" -- global: done reads them out of the thread
 
 local threads = {}
 function setup(thread) table.insert(threads, thread) end
@@ -79,19 +79,25 @@ function init()
 	io.stderr:write("ready\n")
 end
 
--- wrk itself tells only statuses above 399 from others.
-if expected > 399 then
+-- wrk itself tells only statuses above 399 from others, and not which they were.
+-- Where all are to be 200, they are too many for more.
+if expected ~= 200 then
+	local times = {}
 	function response(status)
-		if status ~= expected then unexpected = unexpected + 1 end
+		if status == expected then return end
+		unexpected = unexpected + 1
+		times[status] = (times[status] or 0) + 1
+		statuses = ""
+		for each, n in pairs(times) do statuses = statuses .. string.format(" (%d × %d)", n, each) end
 	end
 end
 
 function done(summary, latency)
 	local errors = summary.errors
 	local wrong = errors.status
-	if expected > 399 then wrong = threads[1]:get("unexpected") end
+	if expected ~= 200 then wrong = threads[1]:get("unexpected") end
 	io.stderr:write(string.format(
-		'{"requests":%d,"microseconds":%d,"p50":%d,"p99":%d,"wrong":%d,"broken":%d,"late":%d}\n',
+		'{"requests":%d,"microseconds":%d,"p50":%d,"p99":%d,"wrong":%d,"statuses":"%s","broken":%d,"late":%d}\n',
 		summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
-		wrong, errors.connect + errors.read + errors.write, errors.timeout))
+		wrong, threads[1]:get("statuses"), errors.connect + errors.read + errors.write, errors.timeout))
 end
