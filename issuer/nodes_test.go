@@ -477,3 +477,27 @@ func tokenID(t *testing.T, token string) string {
 	}
 	return claims.id
 }
+
+// Nobody on another node remembers when a credential was used last: it is read.
+func TestLastUsesAreToldToNobody(t *testing.T) {
+	server := testpostgres.Shared(t)
+	name := server.NewDatabase(t)
+	one, two := openNode(t, server.URL(name), time.Hour), openNode(t, server.URL(name), time.Hour)
+	c, secret, err := one.Create(t.Context(), Draft{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	useSecret(t, one, c.ClientID, secret)
+	if err := one.registry.flushUses(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if lastUse(t, two, c).At.IsZero() {
+		t.Error("another node can't tell that it was used")
+	}
+	var told int
+	err = server.Connect(t, name).QueryRow(t.Context(), `SELECT count(*) FROM client_credentials_changes, unnest(keys) key
+		WHERE convert_from(key, 'UTF8') LIKE 'used/%'`).Scan(&told)
+	if err != nil || told != 0 {
+		t.Errorf("%d records of uses are told of, %v", told, err)
+	}
+}

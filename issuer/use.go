@@ -278,7 +278,7 @@ func (r *registry) flushSomeUses(ctx context.Context) error {
 	r.uses.flushing.Lock()
 	defer r.uses.flushing.Unlock()
 	byClient, end := r.uses.some()
-	var batch store.Batch
+	batch := store.Batch{Quiet: true} // every reader reads them in the store
 	for clientID, times := range byClient {
 		if err := r.writeUse(ctx, clientID, times, &batch); err != nil {
 			return err

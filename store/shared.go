@@ -36,8 +36,8 @@ type Shared interface {
 // Follower is told what was committed to a Shared store. Its methods must not
 // block for long.
 type Follower interface {
-	// Changed is called with the keys that a commit has put or deleted, and
-	// whether its batch was urgent.
+	// Changed is called with the keys that a commit has put or deleted, none where
+	// its batch was quiet, and whether it was urgent.
 	Changed(keys []string, urgent bool)
 
 	// ChangedAnything is called where the changes since the last call are not

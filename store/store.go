@@ -88,6 +88,9 @@ type Batch struct {
 	// Urgent batches may take the last reserve of a store that is full for all
 	// others: those that end rights, and those that only remove.
 	Urgent bool
+	// Quiet batches change what no node remembers: a follower is told of one as of
+	// a commit of no keys, and not sooner than it would have asked.
+	Quiet bool
 }
 
 // Condition holds while the record of Key is exactly Value, or, where Value is

@@ -31,10 +31,11 @@ func (d *database) Await(ctx context.Context) error {
 		return fmt.Errorf("asking for the other nodes: %w", err)
 	}
 	begun := clock() // after the commit, and after the polls that the rows tell of
+	told := head.urgent
 	silent := make(map[uuid.UUID]node)
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
 		for id, other := range waiting {
-			if other.applied >= head {
+			if other.applied >= head.n {
 				delete(waiting, id)
 			} else if clock()-begun > other.lease+clockMargin(other.lease) {
 				silent[id] = other
@@ -44,6 +45,10 @@ func (d *database) Await(ctx context.Context) error {
 		if len(waiting) == 0 && !d.feed.expects(own) {
 			d.forget(ctx, silent)
 			return nil
+		}
+		if !told && len(waiting) > 0 {
+			d.hurry(ctx)
+			told = true
 		}
 		if err := sleep(ctx, pause); err != nil {
 			return fmt.Errorf("waiting for other nodes, %d of which have not said that they know of the change: %w", len(waiting), err)
@@ -55,9 +60,25 @@ func (d *database) Await(ctx context.Context) error {
 		case err == nil:
 			maps.DeleteFunc(waiting, func(id uuid.UUID, _ node) bool {
 				other, exists := now[id] // one without a row does not serve by what it knew when it had it
-				return !exists || other.applied >= head
+				return !exists || other.applied >= head.n
 			})
 		}
+	}
+}
+
+// hurry has the other nodes poll at once.
+func (d *database) hurry(ctx context.Context) {
+	if !d.features.notify || d.enter(ctx) != nil {
+		return
+	}
+	defer d.gate.RUnlock()
+
+	err := d.connected(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+		_, err := conn.Exec(ctx, notify, hurryUp)
+		return err
+	})
+	if err != nil { // they come to it by their next poll
+		logger().Debug("telling the other nodes that they are waited for has failed", zap.Error(err))
 	}
 }
 
@@ -65,6 +86,12 @@ func (d *database) Await(ctx context.Context) error {
 // has it: clocks may run apart by 1 %, and a request that was let in at the last
 // moment is answered a little later.
 func clockMargin(lease time.Duration) time.Duration { return lease/100 + 100*time.Millisecond }
+
+// lastCommit is the one that was the last when it was asked for.
+type lastCommit struct {
+	n      int64
+	urgent bool
+}
 
 // node is the row of another node.
 type node struct {
@@ -74,29 +101,31 @@ type node struct {
 }
 
 // othersOnceReached asks for the other nodes until ctx is over.
-func (d *database) othersOnceReached(ctx context.Context) (head int64, others map[uuid.UUID]node, err error) {
+func (d *database) othersOnceReached(ctx context.Context) (head lastCommit, others map[uuid.UUID]node, err error) {
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		head, others, err = d.others(ctx)
 		if err == nil || errors.Is(err, store.ErrClosed) {
 			return head, others, err
 		}
 		if over := sleep(ctx, pause); over != nil {
-			return 0, nil, errors.Join(over, err)
+			return lastCommit{}, nil, errors.Join(over, err)
 		}
 	}
 }
 
-// others returns the number of the last commit, and the rows of the other nodes.
-func (d *database) others(ctx context.Context) (head int64, others map[uuid.UUID]node, err error) {
+// others returns the last commit, and the rows of the other nodes.
+func (d *database) others(ctx context.Context) (head lastCommit, others map[uuid.UUID]node, err error) {
 	if err := d.enter(ctx); err != nil {
-		return 0, nil, err
+		return lastCommit{}, nil, err
 	}
 	defer d.gate.RUnlock()
 
 	err = d.retry(ctx, func() error {
 		return d.connected(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-			rows, err := conn.Query(ctx, `SELECT head.n, nodes.id, nodes.applied, nodes.polls, nodes.lease_ms, nodes.host
-				FROM client_credentials_head head LEFT JOIN client_credentials_nodes nodes ON nodes.id <> $1`, d.feed.node)
+			rows, err := conn.Query(ctx, `SELECT head.n, coalesce(last.urgent, false), nodes.id, nodes.applied, nodes.polls, nodes.lease_ms, nodes.host
+				FROM client_credentials_head head
+				LEFT JOIN LATERAL (SELECT urgent FROM client_credentials_changes WHERE n = head.n LIMIT 1) last ON true
+				LEFT JOIN client_credentials_nodes nodes ON nodes.id <> $1`, d.feed.node)
 			if err != nil {
 				return err
 			}
@@ -107,12 +136,12 @@ func (d *database) others(ctx context.Context) (head int64, others map[uuid.UUID
 	return head, others, err
 }
 
-func readNodes(rows pgx.Rows) (head int64, nodes map[uuid.UUID]node, err error) {
+func readNodes(rows pgx.Rows) (head lastCommit, nodes map[uuid.UUID]node, err error) {
 	nodes = make(map[uuid.UUID]node)
 	var id *uuid.UUID
 	var applied, polls, lease *int64
 	var host *string
-	tag, err := pgx.ForEachRow(rows, []any{&head, &id, &applied, &polls, &lease, &host}, func() error {
+	tag, err := pgx.ForEachRow(rows, []any{&head.n, &head.urgent, &id, &applied, &polls, &lease, &host}, func() error {
 		if id != nil {
 			nodes[*id] = node{*applied, *polls, time.Duration(*lease) * time.Millisecond, *host}
 		}

@@ -40,10 +40,11 @@ type change struct {
 	deletes      [][]byte
 	changed      [][]byte // keys
 	urgent       bool
+	quiet        bool
 }
 
 func newChange(batch store.Batch) change {
-	c := change{conditions: batch.Conditions, deletes: [][]byte{}, urgent: batch.Urgent}
+	c := change{conditions: batch.Conditions, deletes: [][]byte{}, urgent: batch.Urgent, quiet: batch.Quiet}
 	values := make(map[string][]byte, len(batch.Puts)) // the last one of a key counts
 	for _, record := range batch.Puts {
 		values[record.Key] = store.Seal(record)
@@ -131,9 +132,17 @@ func (d *database) write(ctx context.Context, conn *pgxpool.Conn, c change, n in
 	if len(c.deletes) > 0 {
 		batch.Queue(`DELETE FROM client_credentials_records WHERE key = ANY($1)`, c.deletes)
 	}
-	batch.Queue(`INSERT INTO client_credentials_changes (n, id, at, keys, urgent) VALUES ($1, $2, clock_timestamp(), $3, $4)`, n, id, c.changed, c.urgent)
-	if d.features.notify {
-		batch.Queue(`SELECT ` + wakeUp)
+	told := c.changed
+	if c.quiet { // the others come to it by their next poll
+		told = [][]byte{}
+	}
+	batch.Queue(`INSERT INTO client_credentials_changes (n, id, at, keys, urgent) VALUES ($1, $2, clock_timestamp(), $3, $4)`, n, id, told, c.urgent)
+	switch {
+	case !d.features.notify, c.quiet:
+	case c.urgent:
+		batch.Queue(notify, hurryUp)
+	default:
+		batch.Queue(notify, "")
 	}
 	if err := transact(ctx, conn.Conn(), batch); err != nil {
 		return fmt.Errorf("committing: %w", err)

@@ -23,7 +23,7 @@ import (
 )
 
 // feed follows what is committed, on a connection of its own. Asking for it is
-// what counts: a notification only has it asked at once.
+// what counts: a notification only has it asked sooner.
 //
 // Why no node serves by what a commit has changed when Await of that commit, made
 // by any node, has returned:
@@ -74,15 +74,18 @@ type feed struct {
 	mu      sync.Mutex
 	heard   time.Time     // when the last poll that counts was sent
 	failure error         // of the last poll
-	awaited chan struct{} // has the feed poll at once
+	awaited chan struct{} // has the feed poll soon
 	// own are the commits of this node that the feed has not come to yet, in the
 	// order of their acknowledgement.
 	own []position
 
 	// The goroutine that follows has the rest to itself.
 	conn      *pgx.Conn
-	by        *Postgres // what the connection was made by
-	listening bool      // it is told of notifications
+	by        *Postgres        // what the connection was made by
+	listening bool             // it is told of notifications
+	sent      time.Duration    // when the last poll was sent, by clock
+	hurry     bool             // somebody may be waiting for what this node applies
+	hurried   [2]time.Duration // when polls were sent last because of that, the earlier one first
 	follower  store.Follower
 	applied   int64     // the number of the last commit that was applied
 	last      uuid.UUID // its id
@@ -104,8 +107,12 @@ type position struct {
 
 const (
 	channel = "client_credentials"
-	wakeUp  = "pg_notify('" + channel + "', '')"
-	// pollGap is the least time between two polls that notifications ask for.
+	notify  = `SELECT pg_notify('` + channel + `', $1)`
+	// hurryUp is the notification that somebody waits for all nodes.
+	hurryUp = "urgent"
+	// pollGap is the least time between two polls while nobody waits for them. For
+	// those who wait there are, within it, two pairs of polls besides: one that learns,
+	// and one that says so. It is two as who waits may ask for what came just then.
 	pollGap = 20 * time.Millisecond
 	// maxChanges is how many commits one poll learns of.
 	maxChanges = 500
@@ -206,54 +213,67 @@ func (f *feed) close() {
 func (f *feed) run(ctx context.Context) {
 	pause, backoff := time.Duration(0), time.Duration(0)
 	for f.wait(ctx, pause); ctx.Err() == nil; f.wait(ctx, pause) {
+		hurry := f.hurry
+		if f.hurry = false; hurry {
+			f.hurried = [2]time.Duration{f.hurried[1], clock()}
+		}
 		settled, err := f.poll(context.WithoutCancel(ctx)) // close needs the connection
 		switch {
 		case err != nil:
 			backoff = min(2*backoff+50*time.Millisecond, time.Second)
 			pause = backoff/2 + rand.N(backoff/2) //nolint:gosec // the pause is no secret
 			f.failed(err)
+			continue
 		case settled:
-			pause, backoff = time.Duration(f.lease.Load()/4), 0
-		default: // others may wait for what this node has applied
-			pause, backoff = 0, 0
+			pause = time.Duration(f.lease.Load() / 4)
+		case hurry: // who waits is told by the next poll what this one has applied
+			pause, f.hurry = 0, false
+		case f.hurry: // it has learned of something urgent by chance
+			pause = rest(f.hurried[0])
+		default:
+			pause = rest(f.sent)
 		}
+		backoff = 0
 	}
 }
 
-// wait returns when the pause is over, or before that when somebody has committed,
-// or awaits this node's own commits.
+// rest returns what is left of the gap after a poll.
+func rest(sent time.Duration) time.Duration { return max(0, pollGap-(clock()-sent)) }
+
+// wait returns when the pause is over, or before that, but no sooner than the gap
+// allows, when somebody has committed, waits for all nodes, or awaits this node's own
+// commits. One poll answers all notifications that have come.
 func (f *feed) wait(ctx context.Context, pause time.Duration) {
+	var waker sync.WaitGroup
+	defer waker.Wait() // it must not take what is meant for the next one
 	waiting, cancel := context.WithTimeout(ctx, pause)
 	defer cancel()
-	go func() {
+	waker.Go(func() {
 		select {
 		case <-f.awaited:
+			_ = sleep(waiting, rest(f.sent))
 			cancel()
 		case <-waiting.Done():
 		}
-	}()
-	if f.conn == nil || !f.listening || pause == 0 {
+	})
+	if f.conn == nil || !f.listening {
 		_ = sleep(waiting, pause)
 		return
 	}
-	begun := clock()
-	_, err := f.conn.WaitForNotification(waiting)
-	switch {
-	case err == nil:
-		_ = sleep(ctx, pollGap-(clock()-begun))
-		f.drain(ctx)
-	case waiting.Err() == nil: // the connection is lost: the poll makes a new one
-		f.disconnect(ctx)
-	}
-}
-
-// drain forgets the notifications that have come: one poll answers them all.
-func (f *feed) drain(ctx context.Context) {
-	over, cancel := context.WithCancel(ctx)
-	cancel() // what has come is returned all the same
-	for {
-		if _, err := f.conn.WaitForNotification(over); err != nil {
+	for woken := false; ; {
+		notification, err := f.conn.WaitForNotification(waiting) // also one that had come when the pause was over
+		switch {
+		case err != nil:
+			if waiting.Err() == nil { // the connection is lost: the poll makes a new one
+				f.disconnect(ctx)
+			}
 			return
+		case notification.Payload == hurryUp && !f.hurry:
+			f.hurry = true
+			defer time.AfterFunc(rest(f.hurried[0]), cancel).Stop()
+		case !woken:
+			woken = true
+			defer time.AfterFunc(rest(f.sent), cancel).Stop()
 		}
 	}
 }
@@ -276,6 +296,7 @@ func (f *feed) poll(ctx context.Context) (settled bool, err error) {
 	}
 	own := f.expected() // before the poll, which then can't be too early to learn of them
 	sent, at, reported := clock(), time.Now(), f.applied
+	f.sent = sent
 	var a answer
 	err = within(ctx, min(lease/2, 3*time.Second), func(ctx context.Context) (err error) {
 		if a, err = f.ask(ctx, lease); err == nil && !a.registered {
@@ -528,6 +549,7 @@ func (f *feed) applyEach(a answer) bool {
 			f.applied, f.last = a.head, a.id
 			return true
 		}
+		f.hurry = f.hurry || change.urgent
 		f.follower.Changed(change.keys, change.urgent)
 		f.applied, f.last = change.n, change.id
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/clientcredentials/caddy-client-credentials/internal/testpostgres"
 	"github.com/clientcredentials/caddy-client-credentials/store"
@@ -443,23 +444,118 @@ func TestABurstOfCommitsIsAnsweredByFewPolls(t *testing.T) {
 	url := newURL(t)
 	one, _ := join(t, url, longLease)
 	other, _ := join(t, url, longLease)
-	polls := func() (n int64) {
-		t.Helper()
-		err := one.pool.QueryRow(t.Context(), `SELECT polls FROM client_credentials_nodes WHERE id = $1`, other.feed.node).Scan(&n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
 	for range 300 {
 		put(t, one, "k", "v")
 	}
 	if err := one.Await(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	before := polls()
+	before := pollsOf(t, one, other)
 	time.Sleep(time.Second)
-	if more := polls() - before; more > 10 {
+	if more := pollsOf(t, one, other) - before; more > 10 {
 		t.Errorf("after all was known, it polled %d times in a second, though nothing was committed", more)
 	}
+}
+
+// However fast changes come, a node asks for them at the pace of the gap, as long as
+// nobody waits for it.
+func TestPollsAreSpacedWhileChangesKeepComing(t *testing.T) {
+	url := newURL(t)
+	one, _ := join(t, url, longLease)
+	other, told := join(t, url, longLease)
+	stop := make(chan struct{})
+	var writers sync.WaitGroup
+	for range 2 {
+		writers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					put(t, one, "k", "v")
+				}
+			}
+		})
+	}
+	eventually(t, "changes keep coming", func() bool { return len(told.heard()) > 10 })
+	before, begun := pollsOf(t, one, other), time.Now()
+	time.Sleep(time.Second)
+	polls, most := pollsOf(t, one, other)-before, int64(time.Since(begun)/pollGap)+2
+	close(stop)
+	writers.Wait()
+	if polls > most {
+		t.Errorf("it polled %d times, more often than each %v", polls, pollGap)
+	}
+}
+
+// Who waits for others does not wait for their pace, whatever was committed last.
+func TestAQuietCommitWakesNobodyUntilItIsAwaited(t *testing.T) {
+	url := newURL(t)
+	one, _ := join(t, url, longLease)
+	_, told := join(t, url, longLease)
+	listener := listen(t, url)
+	commit := func(batch store.Batch) {
+		t.Helper()
+		batch.Puts = records("k", "v")
+		if err := one.Commit(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit(store.Batch{Quiet: true})
+	commit(store.Batch{})
+	commit(store.Batch{Urgent: true})
+	for _, want := range []string{"", hurryUp} {
+		if got := next(t, listener); got != want {
+			t.Errorf("a notification of %q, want %q", got, want)
+		}
+	}
+	eventually(t, "it is told", func() bool { return len(told.heard()) == 3 })
+	commit(store.Batch{Quiet: true})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // it polls each 15 s
+	defer cancel()
+	if err := one.Await(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := next(t, listener); got != hurryUp {
+		t.Errorf("Await notifies of %q, want %q", got, hurryUp)
+	}
+	if got, want := told.heard(), []string{"", "k", "k", ""}; !slices.Equal(got, want) {
+		t.Errorf("it was told %q, want %q", got, want)
+	}
+}
+
+// listen returns a connection that is told of notifications.
+func listen(t *testing.T, url string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err == nil {
+		t.Cleanup(func() { _ = conn.Close(context.Background()) })
+		_, err = conn.Exec(t.Context(), `LISTEN `+channel)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// next returns what the next notification says.
+func next(t *testing.T, listener *pgx.Conn) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	notification, err := listener.WaitForNotification(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return notification.Payload
+}
+
+// pollsOf returns how often another node has polled.
+func pollsOf(t *testing.T, db, other *database) (n int64) {
+	t.Helper()
+	err := db.pool.QueryRow(t.Context(), `SELECT polls FROM client_credentials_nodes WHERE id = $1`, other.feed.node).Scan(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

@@ -172,8 +172,8 @@ var transactionSettings = []string{
 
 // probe tries what the database has.
 func probe(ctx context.Context, pool *pgxpool.Pool) (found features, err error) {
-	works := func(statement string) (bool, error) {
-		_, err := pool.Exec(ctx, statement)
+	works := func(statement string, args ...any) (bool, error) {
+		_, err := pool.Exec(ctx, statement, args...)
 		if _, ok := errors.AsType[*pgconn.PgError](err); ok {
 			logger().Info("the database lacks a feature", zap.String("statement", statement), zap.Error(err))
 			return false, nil
@@ -193,7 +193,7 @@ func probe(ctx context.Context, pool *pgxpool.Pool) (found features, err error) 
 			found.settings += ", " + setting
 		}
 	}
-	found.notify, err = works("SELECT " + wakeUp)
+	found.notify, err = works(notify, "")
 	return found, err
 }
 

@@ -128,6 +128,10 @@ var brokenEngines = map[string]struct {
 		},
 		[]string{"EachNodeIsToldOfEachCommitInOrder"},
 	},
+	"tells of quiet commits as of any": {
+		func(sound store.Shared) store.Store { return loud{sound} },
+		[]string{"AQuietCommitIsToldWithoutItsKeys"},
+	},
 	"follows only some time after Follow": {
 		func(sound store.Shared) store.Store { return late{sound} },
 		[]string{"ANodeThatBeginsToFollowMissesNothing"},
@@ -547,6 +551,13 @@ func (p putsAlone) Changed(keys []string, urgent bool) {
 type calm struct{ store.Follower }
 
 func (c calm) Changed(keys []string, _ bool) { c.Follower.Changed(keys, false) }
+
+type loud struct{ store.Shared }
+
+func (l loud) Commit(ctx context.Context, batch store.Batch) error {
+	batch.Quiet = false
+	return l.Shared.Commit(ctx, batch)
+}
 
 type late struct{ store.Shared }
 

@@ -59,6 +59,7 @@ type line struct {
 	Puts    []put
 	Deletes [][]byte
 	Urgent  bool
+	Quiet   bool
 }
 
 type put struct{ Key, Value []byte }
@@ -124,6 +125,9 @@ func (j *journal) apply(text []byte) error {
 	for _, key := range commit.Deletes {
 		delete(j.records, string(key))
 		keys = append(keys, string(key))
+	}
+	if commit.Quiet {
+		keys = nil
 	}
 	if j.follows {
 		j.untold = append(j.untold, change{keys, commit.Urgent})
@@ -210,7 +214,7 @@ func (j *journal) Commit(ctx context.Context, batch store.Batch) error {
 }
 
 func encode(batch store.Batch) ([]byte, error) {
-	commit := line{Urgent: batch.Urgent}
+	commit := line{Urgent: batch.Urgent, Quiet: batch.Quiet}
 	for _, record := range batch.Puts {
 		commit.Puts = append(commit.Puts, put{[]byte(record.Key), record.Value})
 	}

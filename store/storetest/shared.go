@@ -17,6 +17,7 @@ var sharedChecks = []check{
 	{"EachNodeSeesWhatAnyHasCommitted", nodesSeeCommits},
 	{"ConditionsHoldAmongNodes", nodesCountUp},
 	{"EachNodeIsToldOfEachCommitInOrder", toldInOrder},
+	{"AQuietCommitIsToldWithoutItsKeys", toldQuietly},
 	{"ANodeThatBeginsToFollowMissesNothing", followMissesNothing},
 	{"AwaitReturnsWhenAllNodesKnow", awaitAll},
 	{"ANodeThatHangsIsStaleBeforeAwaitReturns", awaitHanging},
@@ -91,6 +92,13 @@ func (f *follower) told() (numbers []int, err error) {
 		err = errors.New("ChangedAnything was called, though no history was lost")
 	}
 	return numbers, err
+}
+
+// all returns the keys of all commits that it was told of.
+func (f *follower) all() [][]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.commits)
 }
 
 // knows reports whether it was told of a commit.
@@ -230,6 +238,30 @@ func (n node) expectTold(t *testing.T, first, last int) {
 	for i, number := range got {
 		if number != first+i {
 			t.Fatalf("a node was told of commit %d where it should be told of commit %d", number, first+i)
+		}
+	}
+}
+
+// toldQuietly has a quiet commit between two others, which take their turns all the
+// same, and awaits it.
+func toldQuietly(t *testing.T, d *database) {
+	a, b := d.node(t), d.node(t)
+	if _, err := a.commitNext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Commit(t.Context(), store.Batch{Puts: records("quiet", "1"), Quiet: true}); err != nil {
+		t.Fatal(err)
+	}
+	a.await(t)
+	eventually(t, "a node is told of a quiet commit", func() bool { return len(b.follower.all()) == 2 })
+	if value, err := b.Get(t.Context(), "quiet"); err != nil || string(value) != "1" {
+		t.Errorf("Get = %q, %v", value, err)
+	}
+	a.commitAndAwait(t)
+	eventually(t, "a node is told of what follows", func() bool { return len(b.follower.all()) == 3 })
+	for i, keys := range b.follower.all() {
+		if quiet := i == 1; quiet != (len(keys) == 0) {
+			t.Errorf("commit %d was told as one of %q", i+1, keys)
 		}
 	}
 }
