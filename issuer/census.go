@@ -18,6 +18,9 @@ const (
 	// censusShare is how many times as long as it took: it must not take a part of
 	// the processors worth speaking of, however many credentials there are.
 	censusShare = 100
+	// censusPage is how many keys are read from one view of the store: one that was
+	// held for as long as it takes to read all would keep a database from clearing up.
+	censusPage = 5000
 )
 
 // census is how many credentials there are, at some time.
@@ -30,12 +33,10 @@ type census struct {
 var censusDays = [...]int{7, 30}
 
 // count counts the credentials by the indexes of those that were not revoked: all,
-// and those that expire. It reads none of them, and remembers none.
+// and those that expire. It reads none of them, and remembers none. Those that are
+// created or end meanwhile are counted or not.
 func (r *registry) count(ctx context.Context, now time.Time) (c census, err error) {
-	err = r.store.Scan(ctx, listedPrefix, func(string, []byte) error {
-		c.live++
-		return nil
-	})
+	err = r.eachKey(ctx, listedPrefix, func(string) { c.live++ })
 	if err != nil {
 		return c, err
 	}
@@ -44,20 +45,40 @@ func (r *registry) count(ctx context.Context, now time.Time) (c census, err erro
 	for n, days := range censusDays {
 		within[n] = seconds(now.AddDate(0, 0, days))
 	}
-	err = r.store.Scan(ctx, byExpiry, func(key string, _ []byte) error {
+	err = r.eachKey(ctx, byExpiry, func(key string) {
 		expires := orderOf(key)
 		if expires <= expired { // to the second
 			c.live-- // it is listed until it is removed
-			return nil
+			return
 		}
 		for n := range within {
 			if expires < within[n] {
 				c.expiring[n]++
 			}
 		}
-		return nil
 	})
 	return c, err
+}
+
+// eachKey calls fn with the keys that begin with prefix, a page at a time.
+func (r *registry) eachKey(ctx context.Context, prefix string, fn func(key string)) error {
+	for from := prefix; from != ""; {
+		n, next := 0, ""
+		err := r.store.ScanFrom(ctx, prefix, from, func(key string, _ []byte) error {
+			if n == censusPage {
+				next = key
+				return errEnough
+			}
+			n++
+			fn(key)
+			return nil
+		})
+		if err != nil && !errors.Is(err, errEnough) {
+			return err
+		}
+		from = next
+	}
+	return nil
 }
 
 // ending returns the credential that expires, or has expired, as an entry of the

@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -300,4 +301,54 @@ func TestTheDirectoryIsAsLargeAsWhatIsLive(t *testing.T) {
 func BenchmarkCreateAndRevoke(b *testing.B) {
 	most := createAndRevoke(b, b.N)
 	b.ReportMetric(float64(most)/(1<<20), "MiB-at-most")
+}
+
+// viewedStore tells how many records the longest scan has gone through.
+type viewedStore struct {
+	store.Store
+	longest int
+}
+
+func (s *viewedStore) Scan(ctx context.Context, prefix string, fn func(string, []byte) error) error {
+	return s.ScanFrom(ctx, prefix, prefix, fn)
+}
+
+func (s *viewedStore) ScanFrom(ctx context.Context, prefix, from string, fn func(string, []byte) error) error {
+	n := 0
+	return s.Store.ScanFrom(ctx, prefix, from, func(key string, value []byte) error {
+		n++
+		s.longest = max(s.longest, n)
+		return fn(key, value)
+	})
+}
+
+func TestTheCensusHoldsNoViewOfAllCredentials(t *testing.T) {
+	viewed := &viewedStore{Store: openTestStore(t, t.TempDir())}
+	iss := newTestIssuer(t, viewed, time.Hour, 100)
+	now := time.Now()
+	made := 0
+	for _, more := range []int{censusPage, 1, censusPage - 1, 1} { // to the end of a page, and beyond it
+		for more > 0 {
+			var batch store.Batch
+			for range min(more, 1000) {
+				c := &Credential{ClientID: fmt.Sprintf("%032x", made), Account: DefaultAccount, Created: now, Expires: now.AddDate(0, 0, 1+made%10)}
+				for _, entry := range []string{c.entry(listedPrefix, seconds(c.Created)), c.entry(byExpiry, seconds(c.Expires))} {
+					batch.Puts = append(batch.Puts, store.Record{Key: entry})
+				}
+				made++
+				more--
+			}
+			if err := viewed.Commit(t.Context(), batch); err != nil {
+				t.Fatal(err)
+			}
+		}
+		viewed.longest = 0
+		got, err := iss.registry.count(t.Context(), now)
+		if err != nil || got.live != made || got.expiring[1] != made {
+			t.Errorf("of %d: %v, %v", made, got, err)
+		}
+		if viewed.longest > censusPage+1 {
+			t.Errorf("one scan has gone through %d records of %d", viewed.longest, made)
+		}
+	}
 }
