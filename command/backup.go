@@ -77,8 +77,9 @@ func restoreCommand() *cobra.Command {
 		Short: "Writes a backup into the configuration's store, which has to be empty",
 		Long: `
 Checks a backup, and then writes it into the store of the configuration, which
-has to be empty. No server may hold it. All tokens from before are refused
-afterwards; clients get new ones with the secrets that they have.
+has to be empty. No server may hold it: a database that one has open is refused.
+All tokens from before are refused afterwards; clients get new ones with the
+secrets that they have.
 
 Credentials that were revoked after the backup work again. With --lost, which
 names the directory of the store that was lost, if it can still be read, those
@@ -126,8 +127,8 @@ func copyCommand() *cobra.Command {
 		Long: `
 Copies all that the store of a configuration holds into the one of another
 configuration, which has to be empty: to another place, or to another kind of
-store. No server may hold either of them. Both configurations need the same
-master key.
+store. No server may hold either of them; where one has the database open that is
+copied into, it is refused. Both configurations need the same master key.
 
 In the end both stores are read again and have to hold the same: the number of
 records and the SHA-256 of all are printed. Until then no server takes the copy.

@@ -134,9 +134,9 @@ type Restored struct {
 	Gone []string
 }
 
-// Restore writes the contents of a backup into the store, which has to be empty,
-// and ends all tokens. A store that was restored only in part can't be opened; a
-// new Restore begins anew.
+// Restore writes the contents of a backup into the store, which has to be empty, and
+// open on no other node, and ends all tokens. A store that was restored only in part
+// can't be opened; a new Restore begins anew.
 func (a *App) Restore(ctx context.Context, file io.ReadSeeker, opts RestoreOptions) (*Restored, error) {
 	contents, err := ReadBackup(file)
 	if err != nil {
@@ -157,7 +157,7 @@ func (a *App) Restore(ctx context.Context, file io.ReadSeeker, opts RestoreOptio
 		}
 	}
 	var restored *Restored
-	err = a.withStore(ctx, func(st store.Store) error {
+	err = a.withStoreAlone(ctx, func(st store.Store) error {
 		return backup.Fill(ctx, st, file, func() (err error) {
 			restored, err = beginAnew(ctx, st, lost)
 			return err
@@ -172,9 +172,9 @@ func (a *App) Restore(ctx context.Context, file io.ReadSeeker, opts RestoreOptio
 
 // CopyTo makes the store of another configuration the same as this one's, and reads
 // both again to see that it is. The other one has to be empty, or left by a CopyTo
-// that was interrupted, which goes on where it was. Tokens live on there: no server
-// may use the first one again. It calls copied with the bytes of what it has dealt
-// with.
+// that was interrupted, which goes on where it was, and no other node may have it
+// open. Tokens live on there: no server may use the first one again. It calls copied
+// with the bytes of what it has dealt with.
 func (a *App) CopyTo(ctx context.Context, other *App, copied func(bytes int)) (contents backup.Contents, err error) {
 	if a.engine.Identity() == other.engine.Identity() {
 		return contents, fmt.Errorf("both configurations have the same store, %s", a.engine.Identity())
@@ -190,7 +190,7 @@ func (a *App) CopyTo(ctx context.Context, other *App, copied func(bytes int)) (c
 		if err := other.requireMasterKey(ctx, id); err != nil {
 			return err
 		}
-		return other.withStore(ctx, func(to store.Store) (err error) {
+		return other.withStoreAlone(ctx, func(to store.Store) (err error) {
 			contents, err = backup.Copy(ctx, from, to, copied)
 			return err
 		})

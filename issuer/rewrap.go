@@ -137,13 +137,19 @@ func resealed(ctx context.Context, st store.Store, from, to masterKey) (batch st
 // configuration, or of Caddy's storage, which is made where it is missing. Tokens
 // stay valid until they expire, and clients that authenticate by a key of their
 // own go on. It returns the active credentials whose secrets are worth nothing
-// any more, and ErrMasterKeyGood where the master key is not lost.
+// any more, and ErrMasterKeyGood where the master key is not lost. No other node may
+// have the store open.
 func (a *App) ReplaceLostMasterKey(ctx context.Context) ([]*Credential, error) {
 	shared, err := acquire(ctx, a.engine)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _, _ = stores.Delete(a.engine.Identity()) }()
+	if n := shared.registry.nodes; n != nil {
+		if err := requireAlone(ctx, n); err != nil {
+			return nil, err
+		}
+	}
 	lost, err := sealedBy(ctx, shared.Store)
 	if err != nil {
 		return nil, err

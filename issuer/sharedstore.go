@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -72,6 +74,33 @@ func (a *App) withStore(ctx context.Context, do func(store.Store) error) error {
 		return fmt.Errorf("%s: %w", a.engine.Identity(), err)
 	}
 	return nil
+}
+
+// withStoreAlone does the same where no other node has the store open.
+func (a *App) withStoreAlone(ctx context.Context, do func(store.Store) error) error {
+	return a.withStore(ctx, func(st store.Store) error {
+		if shared, is := st.(store.Shared); is {
+			if err := requireAlone(ctx, shared); err != nil {
+				return err
+			}
+		}
+		return do(st)
+	})
+}
+
+// requireAlone returns an error that names the hosts where other nodes have the
+// store open.
+func requireAlone(ctx context.Context, shared store.Shared) error {
+	hosts, err := shared.OpenElsewhere(ctx)
+	if err != nil {
+		return fmt.Errorf("asking who else has the store open: %w", err)
+	}
+	if len(hosts) == 0 {
+		return nil
+	}
+	slices.Sort(hosts)
+	return fmt.Errorf("a server has the store open, on %s: stop it first; one that was killed counts until its lease has run out",
+		strings.Join(slices.Compact(hosts), ", "))
 }
 
 // openChecked opens the registry of a store that is whole, and of a format that

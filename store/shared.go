@@ -31,6 +31,10 @@ type Shared interface {
 	// in place of those that the store was opened with. It returns an error where
 	// the database can't be reached by them: then the earlier ones count.
 	Adopt(ctx context.Context, engine Engine) error
+
+	// OpenElsewhere returns the host of each other node that follows the store; also
+	// of one that was killed, until its lease and the margin have run out.
+	OpenElsewhere(ctx context.Context) (hosts []string, err error)
 }
 
 // Follower is told what was committed to a Shared store. Its methods must not

@@ -66,6 +66,28 @@ func (d *database) Await(ctx context.Context) error {
 	}
 }
 
+// OpenElsewhere implements store.Shared.
+func (d *database) OpenElsewhere(ctx context.Context) (hosts []string, err error) {
+	if err := d.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer d.gate.RUnlock()
+
+	err = d.retry(ctx, func() error {
+		return d.connected(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
+			// Both times are of the database's clock. The margin is that of clockMargin.
+			rows, err := conn.Query(ctx, `SELECT host FROM client_credentials_nodes
+				WHERE id <> $1 AND seen + lease_ms * interval '1.01 ms' + interval '100 ms' > clock_timestamp()`, d.feed.node)
+			if err != nil {
+				return err
+			}
+			hosts, err = pgx.CollectRows(rows, pgx.RowTo[string])
+			return err
+		})
+	})
+	return hosts, err
+}
+
 // hurry has the other nodes poll at once.
 func (d *database) hurry(ctx context.Context) {
 	if !d.features.notify || d.enter(ctx) != nil {

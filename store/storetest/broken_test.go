@@ -152,6 +152,10 @@ var brokenEngines = map[string]struct {
 		func(sound store.Shared) store.Store { return faithful{sound} },
 		[]string{"AwaitWaitsForNoNodeThatHasEnded"},
 	},
+	"does not say who has it open": {
+		func(sound store.Shared) store.Store { return discreet{sound} },
+		[]string{"WhoElseHasTheStoreOpenIsTold"},
+	},
 	"is never stale": {
 		func(sound store.Shared) store.Store { return confident{sound} },
 		[]string{"ANodeThatHangsIsStaleBeforeAwaitReturns", "ANodeIsStaleUnlessItFollows"},
@@ -599,6 +603,10 @@ func (s *selfish) Await(ctx context.Context) error {
 	}
 	return s.Shared.Await(ctx)
 }
+
+type discreet struct{ store.Shared }
+
+func (d discreet) OpenElsewhere(context.Context) ([]string, error) { return nil, nil }
 
 type faithful struct{ store.Shared }
 

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -345,6 +346,20 @@ func (j *journal) Await(ctx context.Context) error {
 		case <-time.After(time.Millisecond):
 		}
 	}
+}
+
+func (j *journal) OpenElsewhere(ctx context.Context) (hosts []string, err error) {
+	if err := j.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer j.gate.RUnlock()
+	nodes, err := filepath.Glob(filepath.Join(j.dir, "node-*"))
+	for _, node := range nodes {
+		if node != j.own && mustBeAwaited(node, math.MaxInt64) {
+			hosts = append(hosts, "this one")
+		}
+	}
+	return hosts, err
 }
 
 // mustBeAwaited reports whether a node may serve without knowing the first bytes of

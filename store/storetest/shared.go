@@ -24,6 +24,7 @@ var sharedChecks = []check{
 	{"AwaitEndsWithItsContext", awaitContext},
 	{"AwaitWaitsForNoNodeThatHasEnded", awaitEnded},
 	{"ANodeIsStaleUnlessItFollows", staleUnlessFollowing},
+	{"WhoElseHasTheStoreOpenIsTold", openElsewhere},
 }
 
 // follower notes what it is told.
@@ -442,4 +443,39 @@ func staleUnlessFollowing(t *testing.T, d *database) {
 	if err := a.Stale(); err == nil {
 		t.Error("a node is not stale after it was closed")
 	}
+}
+
+func openElsewhere(t *testing.T, d *database) {
+	a := d.openShared(t)
+	expectElsewhere := func(n node, want int) {
+		t.Helper()
+		var hosts []string
+		eventually(t, fmt.Sprintf("it is open on %d other nodes", want), func() (are bool) {
+			var err error
+			if hosts, err = n.OpenElsewhere(t.Context()); err != nil {
+				t.Fatalf("OpenElsewhere: %v", err)
+			}
+			return len(hosts) == want
+		})
+		if slices.Contains(hosts, "") {
+			t.Errorf("the hosts are %q", hosts)
+		}
+	}
+	expectElsewhere(a, 0)
+	b, c := d.node(t), d.node(t)
+	expectElsewhere(a, 2)
+	expectElsewhere(c, 1)
+	p := d.start(t, following)
+	if line, more := p.next(); !more {
+		_ = p.Wait()
+		t.Fatalf("another process ended with %q: %s", line, &p.output)
+	}
+	expectElsewhere(c, 2)
+	if err := p.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	expectElsewhere(c, 0)
 }
