@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,12 +98,6 @@ type feed struct {
 	closed atomic.Bool
 }
 
-// position is the number of a commit and its id.
-type position struct {
-	n  int64
-	id uuid.UUID
-}
-
 const (
 	channel = "client_credentials"
 	notify  = `SELECT pg_notify('` + channel + `', $1)`
@@ -116,11 +109,6 @@ const (
 	pollGap = 20 * time.Millisecond
 	// maxChanges is how many commits one poll learns of.
 	maxChanges = 500
-	// history is how long changes are kept. A node that was cut off for longer
-	// reads all that it needs anew.
-	history = 10 * time.Minute
-	// trimInterval is how often each node looks for older ones.
-	trimInterval = time.Minute
 	// nothingYet is what a node has applied that has just been started.
 	nothingYet = -1
 )
@@ -489,59 +477,6 @@ func (a answer) older(last position) bool {
 	return a.head < last.n || len(a.changes) > 0 && a.changes[0].n == last.n && a.changes[0].id != last.id
 }
 
-// lacks reports whether the database does not have one of the commits that were
-// acknowledged after that number.
-func (a answer) lacks(own []position, after int64) bool {
-	for _, p := range own {
-		if p.n > a.head {
-			return true
-		}
-		if p.n > after && slices.ContainsFunc(a.changes, func(c committed) bool { return c.n == p.n && c.id != p.id }) {
-			return true
-		}
-	}
-	return false
-}
-
-// expect notes a commit of this node that was acknowledged: the feed is to come to
-// it, or else the database has lost it.
-func (f *feed) expect(p position) {
-	if f.until.Load() == math.MinInt64 {
-		return // nobody follows yet, and remembers anything
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.own = append(f.own, p)
-}
-
-func (f *feed) expected() []position {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Clone(f.own)
-}
-
-// expects reports whether the feed has not come to one of these yet.
-func (f *feed) expects(some []position) bool {
-	return slices.ContainsFunc(f.expected(), func(p position) bool { return slices.Contains(some, p) })
-}
-
-// comeTo has the feed come to the commits of this node soon: a poll that learned of
-// one just before it was expected does not tell that it did.
-func (f *feed) comeTo() {
-	select {
-	case f.awaited <- struct{}{}:
-	default:
-	}
-}
-
-// came forgets those of the first expected commits that the feed has come to.
-func (f *feed) came(first int, to int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	own := slices.DeleteFunc(slices.Clone(f.own[:first]), func(p position) bool { return p.n <= to })
-	f.own = append(own, f.own[first:]...)
-}
-
 func (f *feed) applyEach(a answer) bool {
 	for _, change := range a.changes[1:] {
 		if change.n != f.applied+1 { // never, unless somebody has deleted it by hand
@@ -582,31 +517,4 @@ func (f *feed) failed(err error) {
 		logger().Error("this node has not heard from the database for a lease", zap.Time("since", heard),
 			zap.Bool("accepts_tokens", f.accepts()), zap.Error(err))
 	}
-}
-
-// trimUntil deletes old changes until ctx is over.
-func (f *feed) trimUntil(ctx context.Context) {
-	for sleep(ctx, trimInterval/2+rand.N(trimInterval)) == nil { //nolint:gosec // the pause is no secret
-		if err := f.trim(ctx, history); err != nil && ctx.Err() == nil {
-			logger().Warn("deleting old changes has failed", zap.Error(err))
-		}
-	}
-}
-
-// trim deletes the changes that are older, some at a time, but for the last one.
-func (f *feed) trim(ctx context.Context, keep time.Duration) error {
-	for deleted := int64(maxChanges); deleted == maxChanges; {
-		err := within(ctx, patience, func(ctx context.Context) error {
-			tag, err := f.pool.Exec(ctx, `DELETE FROM client_credentials_changes WHERE n IN (
-				SELECT n FROM client_credentials_changes
-				WHERE at < clock_timestamp() - $1 * interval '1 second' AND n < (SELECT n FROM client_credentials_head)
-				ORDER BY n LIMIT $2)`, keep.Seconds(), maxChanges)
-			deleted = tag.RowsAffected()
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
