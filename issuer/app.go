@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 
+	"github.com/clientcredentials/caddy-client-credentials/internal/bytecache"
 	"github.com/clientcredentials/caddy-client-credentials/internal/fetch"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
@@ -53,9 +54,10 @@ type App struct {
 	// any more, in bytes: those that this server has issued, or checked, lately.
 	// A token takes about 800 bytes. Beside it, half as much may be taken by
 	// credentials that need not be read from the store, as they have asked for
-	// tokens lately. On Linux, all of this lies outside Go's heap (`GOMEMLIMIT`
-	// does not count it), and is taken from the system as it is used. After a
-	// reload with another size, the memory starts empty. Default: 67108864 (64 MiB)
+	// tokens lately. On Linux, this lies outside Go's heap (`GOMEMLIMIT` does not
+	// count it), but for an index of some 16 bytes each, and is taken from the
+	// system as it is used. After a reload with another size, the memory starts
+	// empty. Default: 67108864 (64 MiB)
 	TokenCache int64 `json:"token_cache,omitempty"`
 
 	// The path of the PEM file (PKCS#8 or SEC 1) with the private key that
@@ -450,10 +452,11 @@ func ValidateRetention(d time.Duration) error {
 	return nil
 }
 
-// ValidateTokenCache checks that the cache has room for the largest token.
+// ValidateTokenCache checks that the cache has room for the largest token, and that
+// there can be as much memory.
 func ValidateTokenCache(bytes int64) error {
-	if bytes < 1<<20 {
-		return errors.New("token_cache must be at least 1MiB")
+	if bytes < 1<<20 || bytes > bytecache.MaxSize {
+		return errors.New("token_cache must be at least 1MiB, and less than 64GiB")
 	}
 	return nil
 }

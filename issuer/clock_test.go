@@ -3,8 +3,6 @@ package issuer
 import (
 	"testing"
 	"time"
-
-	"github.com/clientcredentials/caddy-client-credentials/internal/bytecache"
 )
 
 func TestAClockThatIsSetBackBringsNoExpiredTokenBack(t *testing.T) {
@@ -56,7 +54,7 @@ func TestAClockThatIsSetBackByMoreThanALifetimeLetsNewTokensCount(t *testing.T) 
 		t.Errorf("when it has, and the clock is set back again, it is refused as %q", reason)
 	}
 	_, _, token = clientWithToken(t, iss)
-	iss.registry.verified = bytecache.New(DefaultTokenCache)
+	empty(iss.registry.verified)
 	if reason := refused(t, iss, token); reason != "expired" {
 		t.Errorf("one that is not remembered is refused as %q", reason)
 	}

@@ -26,10 +26,10 @@ type remembered struct {
 // each.
 const decodedCredentials = 1 << 11
 
-func newCredentialCache(size int64) *credentialCache {
+func newCredentialCache() *credentialCache {
 	return &credentialCache{
 		decoded: make([]atomic.Pointer[remembered], decodedCredentials),
-		texts:   bytecache.New(size),
+		texts:   bytecache.New(),
 	}
 }
 

@@ -8,8 +8,6 @@ import (
 	"runtime"
 	"testing"
 	"time"
-
-	"github.com/clientcredentials/caddy-client-credentials/internal/bytecache"
 )
 
 // Go's collector looks at each object in memory, and at each pointer in it: tokens
@@ -60,8 +58,7 @@ func BenchmarkVerify(b *testing.B) {
 	for _, clients := range []int{100, 10_000, 1_000_000} {
 		b.Run(fmt.Sprint(clients), func(b *testing.B) {
 			iss := newTestIssuer(b, openTestStore(b, b.TempDir()), time.Hour, 1)
-			iss.registry.verified = bytecache.New(2 << 30)
-			b.Cleanup(iss.registry.verified.Close)
+			resize(b, iss.registry.verified, 2<<30)
 			token := make([]byte, 500) // one that has just been received
 			for n := range clients {
 				remember(iss, token, n)
@@ -91,5 +88,5 @@ func remember(iss *Issuer, token []byte, n int) {
 
 // putNumber has a token end in a number.
 func putNumber(token []byte, n int) {
-	binary.LittleEndian.PutUint64(token[len(token)-8:], uint64(n)) //nolint:gosec // G115: it is not negative
+	binary.LittleEndian.PutUint64(token[len(token)-8:], uint64(n))
 }

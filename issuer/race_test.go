@@ -41,7 +41,8 @@ func newTestIssuer(t testing.TB, st store.Store, lifetime time.Duration, recent 
 	if err != nil {
 		t.Fatal(err)
 	}
-	reg.credentials = newCredentialCache(int64(recent) << 10)
+	reg.resizeCaches(DefaultTokenCache)
+	resize(t, reg.credentials.texts, int64(recent)<<10)
 	reg.credentials.decoded = reg.credentials.decoded[:2]
 	t.Cleanup(reg.close)
 	policy := Policy{Issuer: "https://issuer.test", Audience: "https://api.test", TokenLifetime: lifetime}
@@ -133,6 +134,20 @@ func TestARevocationDuringALoadIsNotLost(t *testing.T) {
 	}
 }
 
+func resize(t testing.TB, c *bytecache.Cache, size int64) {
+	t.Helper()
+	if err := c.Resize(size); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// empty has a cache forget all.
+func empty(c *bytecache.Cache) {
+	size := c.Size()
+	c.Close()
+	_ = c.Resize(size) // which it had before
+}
+
 // forget drops a credential.
 func (c *credentialCache) forget(clientID string) {
 	for n := range c.decoded {
@@ -146,7 +161,7 @@ func (c *credentialCache) forget(clientID string) {
 // forget makes the registry drop what it remembers of a credential.
 func forget(iss *Issuer, clientID string) {
 	iss.registry.credentials.forget(clientID)
-	iss.registry.verified = bytecache.New(DefaultTokenCache)
+	empty(iss.registry.verified)
 }
 
 func TestAMintThatARevocationOvertakesIssuesNothing(t *testing.T) {
@@ -193,7 +208,7 @@ func TestNoTokenIsAcceptedAfterItsCredentialWasRevoked(t *testing.T) {
 		}
 	}}
 	iss := newTestIssuer(t, hooked, time.Hour, 8)
-	iss.registry.verified = bytecache.New(16 << 10)
+	resize(t, iss.registry.verified, 16<<10)
 	var accepted, refusedTokens, minted atomic.Int64
 	for range rounds {
 		type client struct {

@@ -105,10 +105,10 @@ func openRegistry(ctx context.Context, st store.Store, shared store.Shared) (*re
 	r := &registry{
 		store:       st,
 		seed:        maphash.MakeSeed(),
-		credentials: newCredentialCache(DefaultTokenCache / credentialShare),
+		credentials: newCredentialCache(),
 		foreign:     newForeignSecrets(max(1, runtime.GOMAXPROCS(0)/2)),
 
-		verified: bytecache.New(DefaultTokenCache),
+		verified: bytecache.New(), // which adjust gives its size
 		// The other half of the processors is for requests that need no check.
 		signatureChecks: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 
@@ -226,9 +226,15 @@ func (r *registry) adjust() {
 		retention = max(retention, time.Duration(a.Retention))
 	}
 	r.retention.Store(int64(retention))
-	tokens := r.holders[len(r.holders)-1].TokenCache
-	r.verified.Resize(tokens)
-	r.credentials.texts.Resize(tokens / credentialShare)
+	r.resizeCaches(r.holders[len(r.holders)-1].TokenCache)
+}
+
+func (r *registry) resizeCaches(tokens int64) {
+	err := errors.Join(r.verified.Resize(tokens), r.credentials.texts.Resize(tokens/credentialShare))
+	if err != nil {
+		caddy.Log().Named("client_credentials").Error(
+			"no memory for token_cache: what it would remember is checked, or read, each time", zap.Error(err))
+	}
 }
 
 // credential returns a credential, from memory or else from the store, and how

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/clientcredentials/caddy-client-credentials/internal/bytecache"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
@@ -166,7 +165,7 @@ func TestATokenIsNotAcceptedWhileItsRevocationCannotBeReadOrRuledOut(t *testing.
 	_, _, token := clientWithToken(t, iss)
 	kept, _, _ := iss.registry.verified.Get(token)
 	for name, forgets := range map[string]func(a *Access){
-		"not remembered":         func(*Access) { iss.registry.verified = bytecache.New(DefaultTokenCache) },
+		"not remembered":         func(*Access) { empty(iss.registry.verified) },
 		"remembered and changed": func(a *Access) { iss.registry.changes[a.group].Add(1) },
 	} {
 		var a Access

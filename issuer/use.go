@@ -27,8 +27,7 @@ type Use struct {
 func (u Use) Secret(id string) time.Time { return u.secrets[id] }
 
 // LastUse returns when a credential was last used. What a crash has lost of that is
-// of its last minute, or of its last half hour where tens of thousands of clients
-// come in each.
+// of its last minute, or more where many clients come in each: see useShare.
 func (i *Issuer) LastUse(ctx context.Context, c *Credential) (Use, error) {
 	var record useRecord
 	i.registry.uses.addTo(&record, c) // first: what is written meanwhile is in both
@@ -66,19 +65,23 @@ const (
 	// useInterval is for how long uses are collected before the store is told: so
 	// often, at most, a credential's is written, and so much a crash can lose.
 	useInterval = time.Minute
+	// manyUses are so many that the store is told at once.
+	manyUses = 50_000
 	// maxUses bounds how many are collected, some 100 bytes each, beside as many that
-	// are being written. When they are so many, the store is told at once.
-	maxUses = 50_000
-	// useBatch is how many uses one transaction writes.
+	// are being written.
+	maxUses = 500_000
+	// useBatch is how many uses one transaction writes, at most.
 	useBatch = 250
 	// useShare is the part of all processors that the writing of uses may take,
-	// however many credentials are in use: after each transaction it rests. One that
-	// is shared works on other processors, and needs no rest of more than
-	// sharedUseRest: as many uses as are collected are written in some two minutes.
+	// however many credentials are in use: after each transaction it rests. With a
+	// million credentials, one takes 50 ms, so that each processor gives some 100 uses
+	// a second. A store that is shared works on processors of its own, and needs no
+	// rest of more than sharedUseRest: 750 a second.
 	useShare       = 40 // 1/40
 	longestUseRest = 5 * time.Second
 	sharedUseRest  = 300 * time.Millisecond
-	// lastFlush bounds how long a store that closes waits for them.
+	// lastFlush bounds how long a store that closes waits for them: for some tens of
+	// thousands.
 	lastFlush = 10 * time.Second
 )
 
@@ -116,6 +119,9 @@ func (r *useRecord) prune(c *Credential) {
 	}
 }
 
+// errUnreadable says that a record is not what this package has written.
+var errUnreadable = errors.New("a record can't be read")
+
 func usedKey(clientID string) string { return usedPrefix + clientID }
 
 // readUse returns the record as it is stored, too: nil where there is none.
@@ -125,7 +131,9 @@ func readUse(ctx context.Context, st store.Store, clientID string) (value []byte
 		return nil, record, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(value, &record)
+		if err = json.Unmarshal(value, &record); err != nil {
+			err = fmt.Errorf("%w: %w", errUnreadable, err)
+		}
 	}
 	return value, record, err
 }
@@ -137,6 +145,7 @@ type uses struct {
 	// happens. What is being written was pending before, and stays as it is.
 	pending, writing collectedUses
 	round            uint64 // how often what was pending has come to be written
+	batch            int    // how many are written at once
 	many             chan struct{}
 	flushing         sync.Mutex
 }
@@ -151,11 +160,18 @@ type collectedUses struct {
 // left reports whether the store does not know all of them.
 func (c *collectedUses) left() bool { return c.written < len(c.entries) }
 
+func (c *collectedUses) add(key useKey, at time.Time) {
+	if c.len() == 0 {
+		c.oldest = at
+	}
+	c.put(key, at.UnixMilli())
+}
+
 // useTimes has the time of the last use, in milliseconds since 1970.
 type useTimes map[useKey]int64
 
 func newUses() *uses {
-	return &uses{pending: collectedUses{useLog: newUseLog()}, many: make(chan struct{}, 1)}
+	return &uses{pending: collectedUses{useLog: newUseLog()}, batch: useBatch, many: make(chan struct{}, 1)}
 }
 
 // note remembers a use. It is left to the next one where there are too many.
@@ -163,19 +179,16 @@ func (u *uses) note(clientID string, by hashedSecret, now time.Time) {
 	key := useKey{clientID, by.Hash, by.Slow}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.pending.len() >= maxUses {
-		if _, known := u.pending.find(key); !known {
-			select {
-			case u.many <- struct{}{}:
-			default:
-			}
+	if u.pending.len() >= manyUses {
+		select {
+		case u.many <- struct{}{}:
+		default:
+		}
+		if _, known := u.pending.find(key); !known && u.pending.len() >= maxUses {
 			return
 		}
 	}
-	if u.pending.len() == 0 {
-		u.pending.oldest = now
-	}
-	u.pending.put(key, now.UnixMilli())
+	u.pending.add(key, now)
 }
 
 // addTo adds to a record what the store does not know yet.
@@ -236,7 +249,7 @@ func (u *uses) some() (byClient map[string]useTimes, end int) {
 	}
 	byClient = make(map[string]useTimes, useBatch)
 	end = u.writing.written
-	for n := 0; n < useBatch && end < len(u.writing.entries); n++ {
+	for n := 0; n < u.batch && end < len(u.writing.entries); n++ {
 		at, key, next := u.writing.read(end)
 		if byClient[key.clientID] == nil {
 			byClient[key.clientID] = make(useTimes, 1)
@@ -251,6 +264,28 @@ func (u *uses) some() (byClient map[string]useTimes, end int) {
 func (u *uses) wrote(end int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.passed(end)
+}
+
+// conflicted has fewer be written at once, so that a credential that changes all the
+// time is in nobody else's way. One that is alone is left to the next round.
+func (u *uses) conflicted(byClient map[string]useTimes, end int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.batch > 1 {
+		u.batch /= 2
+		return
+	}
+	for _, times := range byClient {
+		for key, at := range times {
+			u.pending.add(key, time.UnixMilli(at))
+		}
+	}
+	u.passed(end)
+}
+
+func (u *uses) passed(end int) {
+	u.batch = useBatch
 	if u.writing.written = end; !u.writing.left() {
 		u.writing = collectedUses{}
 	}
@@ -259,44 +294,55 @@ func (u *uses) wrote(end int) {
 // flushUses durably tells the store of all uses until now.
 func (r *registry) flushUses(ctx context.Context) error { return r.flushUsesWith(ctx, nil) }
 
-// flushUsesWith does the same, and calls rest after each batch with the time that
-// it took, for as long as that returns true.
+// flushUsesWith does the same, and calls rest after each batch with the time for
+// which it has kept a processor, for as long as that returns true.
 func (r *registry) flushUsesWith(ctx context.Context, rest func(time.Duration) bool) error {
 	for last := r.uses.lastRound(); !r.uses.done(last); {
-		begun := time.Now()
-		if err := r.flushSomeUses(ctx); err != nil {
+		busy, err := r.flushSomeUses(ctx)
+		if err != nil {
 			return err
 		}
-		if rest != nil && !rest(time.Since(begun)) {
+		if rest != nil && !rest(busy) {
 			return nil
 		}
 	}
 	return nil
 }
 
-func (r *registry) flushSomeUses(ctx context.Context) error {
+// flushSomeUses returns for how long it has kept a processor, or nearly: the commit
+// takes as much as what comes before it, and waits for the disk besides.
+func (r *registry) flushSomeUses(ctx context.Context) (busy time.Duration, err error) {
 	r.uses.flushing.Lock()
 	defer r.uses.flushing.Unlock()
+	begun := time.Now()
 	byClient, end := r.uses.some()
 	batch := store.Batch{Quiet: true} // every reader reads them in the store
 	for clientID, times := range byClient {
-		if err := r.writeUse(ctx, clientID, times, &batch); err != nil {
-			return err
+		err := r.writeUse(ctx, clientID, times, &batch)
+		if errors.Is(err, store.ErrCorrupt) || errors.Is(err, errUnreadable) { // which must not keep the others from being written
+			caddy.Log().Named("client_credentials").Error("keeping when a credential was last used",
+				zap.String("client_id", clientID), zap.Error(err))
+			continue
+		}
+		if err != nil {
+			return 0, err
 		}
 	}
-	err := r.store.Commit(ctx, batch)
-	if errors.Is(err, store.ErrConflict) {
-		// A credential was changed at the same time, or removed since it is
-		// remembered: again, with what the store has.
-		for clientID := range byClient {
-			r.credentials.texts.Drop(clientID)
-		}
-		return nil
-	}
-	if err == nil {
+	busy = 2 * time.Since(begun)
+	if err = r.store.Commit(ctx, batch); err == nil {
 		r.uses.wrote(end)
+		return busy, nil
 	}
-	return err
+	if !errors.Is(err, store.ErrConflict) {
+		return busy, err
+	}
+	// A credential was changed at the same time, or removed since it is remembered:
+	// again, with what the store has.
+	for clientID := range byClient {
+		r.credentials.texts.Drop(clientID)
+	}
+	r.uses.conflicted(byClient, end)
+	return busy, nil
 }
 
 // writeUse adds to the batch that a credential was used, if it is still there when
@@ -311,7 +357,7 @@ func (r *registry) writeUse(ctx context.Context, clientID string, times useTimes
 	}
 	c, err := decodeCredential(credential)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	before, record, err := readUse(ctx, r.store, clientID)
 	if err != nil {
@@ -350,20 +396,20 @@ func (r *registry) flushUsesUntilClosed() {
 	}
 }
 
-// restFromUses leaves the processor to others after a batch that took so long. It
-// reports whether to go on: not where the store closes.
-func (r *registry) restFromUses(took time.Duration) bool {
+// restFromUses leaves the processor to others after a batch that has kept it for so
+// long. It reports whether to go on: not where the store closes.
+func (r *registry) restFromUses(busy time.Duration) bool {
 	select {
 	case <-r.stop:
 		return false
-	case <-time.After(r.useRest(took)):
+	case <-time.After(r.useRest(busy)):
 		return true
 	}
 }
 
-func (r *registry) useRest(took time.Duration) time.Duration {
+func (r *registry) useRest(busy time.Duration) time.Duration {
 	if r.nodes != nil {
-		return min(useShare*took, sharedUseRest)
+		return min(useShare*busy, sharedUseRest)
 	}
-	return min(useShare*took/time.Duration(runtime.GOMAXPROCS(0)), longestUseRest)
+	return min(useShare*busy/time.Duration(runtime.GOMAXPROCS(0)), longestUseRest)
 }

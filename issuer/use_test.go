@@ -244,6 +244,12 @@ func TestUsesSurviveAnEndOfTheStoreAndAFailureToWrite(t *testing.T) {
 
 func TestUsesAreCollectedUpToABound(t *testing.T) {
 	u := newUses()
+	for n := range manyUses {
+		u.note(fmt.Sprint(n), hashedSecret{}, time.Now())
+	}
+	if len(u.many) != 0 {
+		t.Error("the store is to be told before there are many")
+	}
 	for n := range maxUses + 2 {
 		u.note(fmt.Sprint(n), hashedSecret{}, time.Now())
 	}
@@ -302,7 +308,7 @@ func TestAStoreThatTakesNothingIsNotTriedWithEachUse(t *testing.T) {
 	iss := newTestIssuer(t, st, time.Hour, 100)
 	st.refuses = store.ErrFull
 	st.commits.Store(0)
-	for n := range maxUses {
+	for n := range manyUses {
 		iss.registry.uses.note(fmt.Sprint(n), hashedSecret{}, time.Now())
 	}
 	for deadline := time.Now().Add(10 * time.Second); st.commits.Load() == 0 && time.Now().Before(deadline); {
@@ -345,5 +351,61 @@ func TestAUseLeavesWithItsCredentialAndIsInTheBackup(t *testing.T) {
 	iss.registry.uses.note(gone.ClientID, hashedSecret{}, time.Now()) // late
 	if err := iss.registry.flushUses(t.Context()); err != nil || len(keys(t, st, usedPrefix)) != 1 {
 		t.Errorf("%v: the use of what is gone is kept", err)
+	}
+}
+
+// A record that can't be read, and a credential that changes all the time, keep the
+// uses of nobody else from the store.
+func TestAUseThatCannotBeWrittenIsInNobodysWay(t *testing.T) {
+	st := openTestStore(t, t.TempDir())
+	hooked := &hookedStore{Store: st}
+	iss := newTestIssuer(t, hooked, time.Hour, 100)
+	var all []*Credential
+	for range 20 {
+		c, secret, err := iss.Create(t.Context(), Draft{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		useSecret(t, iss, c.ClientID, secret)
+		all = append(all, c)
+	}
+	damaged, busy := all[3], all[7]
+	put := store.Batch{Puts: []store.Record{{Key: usedKey(damaged.ClientID), Value: []byte("no JSON")}}}
+	if err := st.Commit(t.Context(), put); err != nil {
+		t.Fatal(err)
+	}
+	changes := 0
+	hooked.afterGet = func(key string) {
+		if key == usedKey(busy.ClientID) { // after its credential was read
+			changes++
+			if _, err := iss.Change(t.Context(), "", busy.ClientID, Patch{RequestsPerSecond: named(changes)}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := iss.registry.flushUses(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range all {
+		_, record, err := readUse(t.Context(), st, c.ClientID)
+		switch {
+		case c == damaged:
+			if !errors.Is(err, errUnreadable) {
+				t.Errorf("what can't be read is overwritten: %v", err)
+			}
+		case c == busy:
+			if record.At != 0 {
+				t.Error("the credential did not change between: the test tests nothing")
+			}
+		case err != nil || record.At == 0:
+			t.Errorf("a use was not written: %v", err)
+		}
+	}
+	hooked.afterGet = func(string) {}
+	if err := iss.registry.flushUses(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, record, err := readUse(t.Context(), st, busy.ClientID); err != nil || record.At == 0 {
+		t.Errorf("the use of the credential that changed is lost: %v", err)
 	}
 }

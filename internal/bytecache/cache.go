@@ -11,8 +11,7 @@ import (
 )
 
 // Cache keeps values by their keys, up to a total of bytes. It may be used from
-// many goroutines. A look-up takes a shared lock of one shard and writes nothing
-// that other look-ups read.
+// many goroutines. A look-up takes a shared lock of one shard, and no other.
 //
 // What is dropped when it is full follows S3-FIFO (Yang et al., SOSP 2023): a
 // record is on probation until it was used twice, and is dropped from there first,
@@ -28,8 +27,7 @@ type Cache struct {
 	shards [shardCount]shard
 
 	mu        sync.Mutex // held by who adds, moves or drops records
-	size      int64
-	memory    []byte // of both rings; replaced while all shards are locked, too
+	memory    []byte     // of both rings; replaced while all shards are locked, too
 	probation ring
 	proven    ring
 	lanes     [laneCount]int // how many bytes of each are on probation
@@ -37,6 +35,9 @@ type Cache struct {
 
 // EnoughUses is how many uses of a record count. More do not make it stay longer.
 const EnoughUses = 3
+
+// MaxSize is how many bytes a cache can have.
+const MaxSize = min(maxOffset, math.MaxInt)
 
 const (
 	laneCount  = 256
@@ -52,14 +53,8 @@ const (
 	hashedEnd = 16
 )
 
-// New returns an empty cache that takes so many bytes, keys and its own
-// bookkeeping included, and some 16 for each record besides. They are taken from
-// the system when they are first used.
-func New(size int64) *Cache {
-	c := &Cache{seed: maphash.MakeSeed()}
-	c.Resize(size)
-	return c
-}
+// New returns an empty cache that keeps nothing before it has a size.
+func New() *Cache { return &Cache{seed: maphash.MakeSeed()} }
 
 // Get returns the value of a key, and how often it was used, up to EnoughUses.
 func (c *Cache) Get(key string) (value string, uses int, ok bool) {
@@ -145,33 +140,31 @@ func (c *Cache) Drop(key string) {
 	}
 }
 
-// Resize changes how many bytes there are. A cache that has had another number
-// before is empty then.
-func (c *Cache) Resize(size int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if size = min(size, maxSize, math.MaxInt); size == c.size {
-		return
+// Resize changes how many bytes, of MaxSize at most, the records take with their
+// keys; each takes some 16 besides, in Go's heap. The system gives the bytes when
+// they are first used. A cache that has had another number is empty then. It
+// returns an error where the system has not so many; then nothing is kept.
+func (c *Cache) Resize(size int64) error {
+	if size == c.Size() {
+		return nil
 	}
-	for n := range c.shards {
-		c.shards[n].mu.Lock()
-		defer c.shards[n].mu.Unlock()
-		c.shards[n].clear()
+	release(c.replaceMemory(nil)) // first: there may be no room for both
+	memory, err := allocate(int(size))
+	if err == nil {
+		release(c.replaceMemory(memory))
 	}
-	release(c.memory)
-	c.size, c.memory = size, allocate(int(size))
-	c.divide()
+	return err
 }
 
 // Size returns how many bytes there are.
 func (c *Cache) Size() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.size
+	return int64(len(c.memory))
 }
 
 // Close gives the memory back. Nothing is kept any more.
-func (c *Cache) Close() { c.Resize(0) }
+func (c *Cache) Close() { release(c.replaceMemory(nil)) }
 
 // Len returns how many records are kept, and the bytes that they take.
 func (c *Cache) Len() (records int, bytes int64) {
@@ -186,11 +179,20 @@ func (c *Cache) Len() (records int, bytes int64) {
 	return records, int64(c.probation.used() + c.proven.used())
 }
 
-// divide makes two empty rings of the memory.
-func (c *Cache) divide() {
-	border := len(c.memory) / probationShare / alignment * alignment
-	c.probation, c.proven = newRing(0, border), newRing(border, len(c.memory))
+// replaceMemory empties the cache, and returns the memory that nobody reads any more.
+func (c *Cache) replaceMemory(memory []byte) (before []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for n := range c.shards {
+		c.shards[n].mu.Lock()
+		defer c.shards[n].mu.Unlock()
+		c.shards[n].clear()
+	}
+	before, c.memory = c.memory, memory
+	border := len(memory) / probationShare / alignment * alignment
+	c.probation, c.proven = newRing(0, border), newRing(border, len(memory))
 	c.lanes = [laneCount]int{}
+	return before
 }
 
 // add writes a record whose key has none. The cache is locked.
@@ -254,7 +256,9 @@ func (c *Cache) endProbation(mayStay bool) {
 	if isDropped(rec) {
 		return
 	}
-	to, kept, uses := 0, false, c.uses(hash, at)
+	var to int
+	var kept bool
+	uses := c.uses(hash, at)
 	if uses >= provenUses {
 		to, kept, uses = c.room(&c.proven, size), true, 0
 	} else if to, kept = c.proven.reserve(size); !kept && mayStay && c.lanes[lane]+size <= c.longestLane()/2 {

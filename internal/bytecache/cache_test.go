@@ -20,10 +20,8 @@ func text(owner string, n int) string { return fmt.Sprintf("%s %0*d", owner, len
 // newTestCache returns a cache of Go's own memory, which go test -race watches.
 func newTestCache(t *testing.T, records int) *Cache {
 	t.Helper()
-	c := New(0)
-	c.size = int64(records * size)
-	c.memory = make([]byte, c.size)
-	c.divide()
+	c := New()
+	c.replaceMemory(make([]byte, records*size))
 	return c
 }
 
@@ -56,7 +54,7 @@ func TestItStaysWithinItsBytes(t *testing.T) {
 // last, or nothing.
 func TestItHasWhatWasPutThereLast(t *testing.T) {
 	c := newTestCache(t, 100)
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // G404: it makes a test
+	random := rand.New(rand.NewPCG(1, 2))
 	latest, found := make(map[string]string), 0
 	for n := range 200_000 {
 		key := text("owner", random.IntN(300))
@@ -92,7 +90,7 @@ func TestItHasWhatWasPutThereLast(t *testing.T) {
 			}
 		}
 	}
-	if records, bytes := c.Len(); records < 10 || bytes > c.size || found < 1_000 {
+	if records, bytes := c.Len(); records < 10 || bytes > c.Size() || found < 1_000 {
 		t.Errorf("%d records of %d bytes are kept, and %d were found", records, bytes, found)
 	}
 	for key := range latest { // none is there twice
@@ -164,21 +162,31 @@ func TestWhatIsInUseStays(t *testing.T) {
 }
 
 func TestAnotherSizeEmptiesIt(t *testing.T) {
-	c := New(1 << 20)
+	c := New()
 	key := text("owner", 1)
+	if c.Add(key, "owner", "value") {
+		t.Fatal("without memory, it takes a record")
+	}
+	resize(t, c, 1<<20)
 	if !c.Add(key, "owner", "value") || c.Add(key, "owner", "another") {
 		t.Fatal("a record is not added once")
 	}
-	c.Resize(1 << 20)
+	resize(t, c, 1<<20)
 	if value, _, ok := c.Get(key); value != "value" || !ok {
 		t.Errorf("with the size that it had, it has %q", value)
 	}
-	c.Resize(2 << 20)
+	resize(t, c, 2<<20)
 	if _, _, ok := c.Get(key); ok {
 		t.Error("a record is in the memory that was given back")
 	}
 	if !c.Add(key, "owner", "value") {
 		t.Error("with another size, it takes nothing")
+	}
+	if err := c.Resize(1 << 50); err == nil || c.Size() != 0 {
+		t.Errorf("more memory than there is: %v, and it has %d bytes", err, c.Size())
+	}
+	if c.Add(key, "owner", "value") {
+		t.Error("it takes a record into memory that it does not have")
 	}
 	c.Close()
 	if _, _, ok := c.Get(key); ok || c.Add(key, "owner", "value") || c.Put(key, "owner", "value") {
@@ -189,13 +197,20 @@ func TestAnotherSizeEmptiesIt(t *testing.T) {
 	}
 }
 
+func resize(t *testing.T, c *Cache, size int64) {
+	t.Helper()
+	if err := c.Resize(size); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // go test -race tells whether a record is read while another one takes its place.
 func TestRecordsAreReadWhileOthersTakeTheirPlace(t *testing.T) {
 	c := newTestCache(t, 64)
 	var all sync.WaitGroup
 	for worker := range 4 {
 		all.Go(func() {
-			random := rand.New(rand.NewPCG(uint64(worker), 0)) //nolint:gosec // G404: it makes a test
+			random := rand.New(rand.NewPCG(uint64(worker), 0))
 			for n := range 20_000 {
 				key := text("owner", random.IntN(100))
 				switch random.IntN(4) {
@@ -211,7 +226,7 @@ func TestRecordsAreReadWhileOthersTakeTheirPlace(t *testing.T) {
 					}
 				}
 				if worker == 0 && n%5_000 == 0 {
-					c.Resize(int64((64 + n%3) * size))
+					c.replaceMemory(make([]byte, (64+n%3)*size))
 				}
 			}
 		})

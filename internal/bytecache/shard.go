@@ -28,7 +28,7 @@ const (
 	tagShift   = offsetBits + 2
 	tagMask    = 1<<(64-tagShift) - 1
 
-	maxSize = (offsetMask - 1) * alignment // bytes of memory that offsets reach
+	maxOffset = (offsetMask - 1) * alignment
 )
 
 func newEntry(tag uint64, at, uses int) entry {
@@ -62,6 +62,9 @@ func (s *shard) find(memory []byte, hash uint64, key string) int {
 func (s *shard) findAt(hash uint64, offset int) int {
 	n := s.home(hash & tagMask)
 	for s.at(n).offset() != offset {
+		if s.at(n) == 0 {
+			panic("bytecache: a record has no entry") // rather than to look for it for ever
+		}
 		n = s.after(n)
 	}
 	return n
