@@ -122,17 +122,26 @@ func TestAReloadChangesTheSettingsOfASharedStore(t *testing.T) {
 	if err := s.Load(site(wrong, "lease 1m", "")); err == nil || strings.Contains(err.Error(), "wrong-password") {
 		t.Errorf("with a wrong password: %v", err)
 	}
+	database.Exec(t, name, `CREATE TABLE longer (lease_ms bigint)`, `CREATE RULE note AS ON UPDATE TO client_credentials_nodes
+		WHERE NEW.lease_ms > 1000 DO ALSO INSERT INTO longer VALUES (NEW.lease_ms)`)
 	for range 5 { // the app has started before some of these fail
 		if s.Load(site(proxy.URL(name), "lease 1m", fmt.Sprintf("http://127.0.0.1:%d {\n}\n", database.Port))) == nil {
 			t.Fatal("a configuration runs that takes the database's port")
 		}
 	}
-	conn := database.Connect(t, name)
-	eventually("the lease is the one from before", func() bool {
-		var lease int
-		err := conn.QueryRow(t.Context(), "SELECT lease_ms FROM client_credentials_nodes").Scan(&lease)
-		return err == nil && lease == 1000
-	})
+	read := func(query string) (n int) {
+		t.Helper()
+		if err := database.Connect(t, name).QueryRow(t.Context(), query).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	const polls = `SELECT max(polls) FROM client_credentials_nodes`
+	before = read(polls)
+	eventually("it polls", func() bool { return read(polls) > before+1 })
+	if n := read(`SELECT count(*) FROM longer`); n > 0 {
+		t.Errorf("%d polls were by the lease of a configuration that was refused", n)
+	}
 	wantStatus(t, s, token, 200)
 }
 

@@ -236,7 +236,7 @@ func (a *App) Cleanup() error {
 	a.stop()
 	a.keeper.Wait()
 	registry := a.issuer.Load().registry
-	registry.letGo(context.Background(), a)
+	registry.letGo(a)
 	if left := registry.lastHolder(); left != nil {
 		left.declareAgain()
 	}
@@ -275,7 +275,7 @@ func (a *App) Open() (*Issuer, error) {
 	shared.registry.join(a)
 	iss, err := a.openIssuer(ctx, shared)
 	if err != nil {
-		shared.registry.letGo(ctx, a)
+		shared.registry.letGo(a)
 		_, _ = stores.Delete(a.engine.Identity())
 		return nil, err
 	}

@@ -55,14 +55,6 @@ func (r *registry) follow(ctx context.Context, shared store.Shared) error {
 	return shared.Follow(ctx, r)
 }
 
-// adopt has the settings of the engine count.
-func (r *registry) adopt(ctx context.Context, engine store.Engine) error {
-	if r.nodes == nil {
-		return nil // which database it is, is all that there is to set
-	}
-	return r.nodes.Adopt(ctx, engine)
-}
-
 // Ready returns nil while the server can tell what a token is worth.
 func (i *Issuer) Ready() error { return i.registry.stale() }
 

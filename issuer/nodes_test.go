@@ -3,6 +3,7 @@ package issuer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -47,7 +48,7 @@ func tryNode(t *testing.T, url string, lifetime time.Duration) (*Issuer, error) 
 	if err != nil {
 		return nil, err
 	}
-	app := &App{TokenCache: DefaultTokenCache}
+	app := &App{TokenCache: DefaultTokenCache, engine: engine}
 	app.issuer.Store(iss)
 	reg.hold(app)
 	return iss, nil
@@ -248,6 +249,93 @@ func TestAnAssertionCountsOnceOnAllNodes(t *testing.T) {
 	if left := keys(t, nodes[0].store, usedAssertionPrefix); len(left) > 0 {
 		t.Errorf("%q are kept for ever", left)
 	}
+}
+
+// A configuration that is loaded may fail after it has opened the store. Until it runs,
+// which the end of the one from before says, its settings count for nobody; and then
+// they do, whether the database can be reached or not.
+func TestTheStoreHasTheSettingsOfTheConfigurationThatRuns(t *testing.T) {
+	server := testpostgres.Shared(t)
+	database := server.NewDatabase(t)
+	proxy := testpostgres.NewProxy(t, server)
+	open := func(engine postgres.Postgres) *App {
+		t.Helper()
+		engine.Connection = proxy.URL(database)
+		if err := engine.Provision(caddy.Context{}); err != nil {
+			t.Fatal(err)
+		}
+		a := newTestApp(t, t.TempDir(), "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+		a.engine = &engine
+		if _, err := a.Open(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = a.Cleanup() })
+		return a
+	}
+	running := open(postgres.Postgres{Lease: caddy.Duration(time.Second)})
+	nodes := running.issuer.Load().registry.nodes
+	server.Exec(t, database, `INSERT INTO client_credentials_nodes (id, applied, polls, lease_ms, host, seen)
+		VALUES (gen_random_uuid(), 0, 0, 60000, 'silent', clock_timestamp())`)
+	awaits := func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		return nodes.Await(ctx) != nil
+	}
+	other := postgres.Postgres{Lease: caddy.Duration(time.Minute), OnStale: postgres.OnStaleAccept, RevokeWait: postgres.RevokeWaitNone}
+
+	fails := open(other)
+	if !awaits() {
+		t.Error("nobody is waited for, as by settings that don't count yet")
+	}
+	proxy.Cut()
+	eventually(t, "the lease runs out", func() bool { return nodes.Stale() != nil })
+	proxy.Heal()
+	eventually(t, "it serves again", func() bool { return nodes.Stale() == nil })
+	if err := fails.Cleanup(); err != nil {
+		t.Fatal(err)
+	}
+	if !awaits() {
+		t.Error("nobody is waited for, as by settings that never counted")
+	}
+
+	open(other)
+	proxy.Cut()
+	eventually(t, "the lease runs out once more", func() bool { return nodes.Stale() != nil })
+	running.issuer.Load().registry.letGo(running) // as Cleanup does, before it goes to the database
+	if err := nodes.Stale(); err != nil || awaits() {
+		t.Errorf("the settings of the configuration that runs don't count: %v", err)
+	}
+	proxy.Heal()
+}
+
+// The password may have been changed first, so that nothing works by the one from before.
+func TestAConfigurationIsLoadedThatBringsTheNewPassword(t *testing.T) {
+	server := testpostgres.Shared(t)
+	name := server.NewDatabase(t)
+	server.Exec(t, "postgres", "CREATE ROLE "+name+" LOGIN PASSWORD 'first'", "ALTER DATABASE "+name+" OWNER TO "+name)
+	open := func(password string) *App {
+		t.Helper()
+		engine := &postgres.Postgres{Connection: fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=disable", name, password, server.Port, name)}
+		if err := engine.Provision(caddy.Context{}); err != nil {
+			t.Fatal(err)
+		}
+		a := newTestApp(t, t.TempDir(), "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+		a.engine = engine
+		if _, err := a.Open(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = a.Cleanup() })
+		return a
+	}
+	before := open("first")
+	server.Exec(t, "postgres", "ALTER ROLE "+name+" PASSWORD 'second'",
+		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '"+name+"'")
+	after := open("second")
+	if err := before.Cleanup(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it serves", func() bool { return after.issuer.Load().Ready() == nil })
+	clientWithToken(t, after.issuer.Load())
 }
 
 // What could not be kept is no change: the node that has tried it must not take it for

@@ -162,28 +162,36 @@ func (r *registry) join(a *App) {
 	r.speakers = append(r.speakers, a)
 }
 
-// hold has the settings of a configuration count, until it lets go.
+// hold has the settings of a configuration count, until it lets go: those of the store
+// when who held it before has let go.
 func (r *registry) hold(a *App) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.holders = append(r.holders, a)
 	r.adjust()
-}
-
-func (r *registry) letGo(ctx context.Context, a *App) {
-	r.mu.Lock()
-	isIt := func(other *App) bool { return other == a }
-	r.holders, r.speakers = slices.DeleteFunc(r.holders, isIt), slices.DeleteFunc(r.speakers, isIt)
-	r.adjust()
-	r.mu.Unlock()
-	if left := r.lastHolder(); left != nil { // which has been replaced, or that has failed which was to replace it
-		if err := r.adopt(ctx, left.engine); err != nil {
-			nodeLog().Error("going back to the settings of the store from before", zap.Error(err))
-		}
+	if len(r.holders) == 1 {
+		r.adopt()
 	}
 }
 
-// lastHolder returns the configuration whose settings count, or nil.
+func (r *registry) letGo(a *App) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	isIt := func(other *App) bool { return other == a }
+	r.holders, r.speakers = slices.DeleteFunc(r.holders, isIt), slices.DeleteFunc(r.speakers, isIt)
+	r.adjust()
+	r.adopt()
+}
+
+// adopt has the store have the settings of the first holder: one that is to replace it
+// may fail yet. The registry is locked.
+func (r *registry) adopt() {
+	if r.nodes != nil && len(r.holders) > 0 {
+		r.nodes.Adopt(r.holders[0].engine)
+	}
+}
+
+// lastHolder returns the configuration that has come last, or nil.
 func (r *registry) lastHolder() *App {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -30,7 +30,8 @@ func (s *sharedStore) Destruct() error {
 	return s.Close()
 }
 
-// acquire opens the store, or has the one that is open take over the settings.
+// acquire opens the store, or has the one that is open be reached by the settings. All
+// else of them counts when the configuration from before lets go.
 func acquire(ctx context.Context, engine store.Engine) (*sharedStore, error) {
 	value, isOpen, err := stores.LoadOrNew(engine.Identity(), func() (_ caddy.Destructor, err error) {
 		// The pool holds a lock while this runs: a panic would leave it locked.
@@ -55,8 +56,8 @@ func acquire(ctx context.Context, engine store.Engine) (*sharedStore, error) {
 		return nil, err
 	}
 	shared := value.(*sharedStore)
-	if isOpen {
-		if err := shared.registry.adopt(ctx, engine); err != nil {
+	if n := shared.registry.nodes; isOpen && n != nil {
+		if err := n.Try(ctx, engine); err != nil {
 			_, _ = stores.Delete(engine.Identity())
 			return nil, err
 		}

@@ -27,10 +27,14 @@ type Shared interface {
 	// ctx.
 	Await(ctx context.Context) error
 
-	// Adopt has the settings of an engine of the same Identity count from now on,
-	// in place of those that the store was opened with. It returns an error where
-	// the database can't be reached by them: then the earlier ones count.
-	Adopt(ctx context.Context, engine Engine) error
+	// Try has the database be reached as an engine of the same Identity says. It
+	// returns an error, and changes nothing, where it can't be. All else that the
+	// engine says does not count yet.
+	Try(ctx context.Context, engine Engine) error
+
+	// Adopt has all count from now on that an engine says which was tried, or that
+	// counted before another one was. It waits for nothing, and can't fail.
+	Adopt(engine Engine)
 
 	// OpenElsewhere returns the host of each other node that follows the store; also
 	// of one that was killed, until its lease and the margin have run out.

@@ -4,24 +4,30 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
 
-// Adopt implements store.Shared. New connections are made by the new settings, the
-// one that follows changes at once. The pool's size and its times stay.
-func (d *database) Adopt(ctx context.Context, engine store.Engine) error {
+// settings are those of the engine that the database was opened with, or of others
+// that have taken its place.
+type settings struct {
+	current atomic.Pointer[Postgres] // what Adopt has set, or Open
+	// connection is by which connections are made: what Try has found good since, if
+	// it was not given up.
+	connection atomic.Pointer[Postgres]
+}
+
+// Try implements store.Shared.
+func (d *database) Try(ctx context.Context, engine store.Engine) error {
 	if err := d.enter(ctx); err != nil {
 		return err
 	}
 	defer d.gate.RUnlock()
 
-	p, before := engine.(*Postgres), d.settings.Load() // its identity says what it is
-	if p == before {
-		return nil
-	}
+	p, before := engine.(*Postgres), d.settings.current.Load() // its identity says what it is
 	if !p.connectsAs(before) {
 		if err := p.tryInPlaceOf(ctx, before); err != nil {
 			return fmt.Errorf("connecting to the store in %s by other settings: %w", p.Identity(), err)
@@ -33,9 +39,24 @@ func (d *database) Adopt(ctx context.Context, engine store.Engine) error {
 		pool.HealthCheckPeriod != p.config.HealthCheckPeriod {
 		logger().Warn("pool_… options of the connection string have changed, and count after a restart")
 	}
-	d.settings.Store(p)
-	d.feed.comeTo() // others are told of the lease, and by what it connects is replaced
+	d.connectBy(p)
 	return nil
+}
+
+// Adopt implements store.Shared.
+func (d *database) Adopt(engine store.Engine) {
+	p := engine.(*Postgres)
+	d.connectBy(p)
+	d.settings.current.Store(p)
+	d.feed.comeTo() // others are told of the lease
+}
+
+// connectBy has all connections be made anew where they are made by other settings
+// from now on; the feed's own one by its next poll. The pool's size and its times stay.
+func (d *database) connectBy(p *Postgres) {
+	if before := d.settings.connection.Swap(p); !p.connectsAs(before) {
+		d.pool.Reset()
+	}
 }
 
 // connectsAs reports whether connections need not be made anew.

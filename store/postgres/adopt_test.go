@@ -20,9 +20,11 @@ func lease(d time.Duration) func(*Postgres) {
 
 func adopt(t *testing.T, db *database, url string, options ...func(*Postgres)) {
 	t.Helper()
-	if err := db.Adopt(t.Context(), provisioned(t, url, options...)); err != nil {
+	engine := provisioned(t, url, options...)
+	if err := db.Try(t.Context(), engine); err != nil {
 		t.Fatal(err)
 	}
+	db.Adopt(engine)
 }
 
 // No poll lets a node serve for longer than what its row says, before and after it:
@@ -139,15 +141,15 @@ func TestAnotherPasswordIsAdoptedIfItConnects(t *testing.T) {
 		return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=disable", name, password, server.Port, name)
 	}
 	db, told := join(t, url("first"))
-	before := db.settings.Load()
+	before := db.settings.connection.Load()
 	for what, other := range map[string]string{"a wrong password": url("second"), "another user": server.URL(name)} {
-		err := db.Adopt(t.Context(), provisioned(t, other))
+		err := db.Try(t.Context(), provisioned(t, other))
 		if err == nil || strings.Contains(err.Error(), "second") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if db.settings.Load() != before {
-		t.Error("settings count that were refused")
+	if db.settings.connection.Load() != before {
+		t.Error("connections are made by settings that were refused")
 	}
 	server.Exec(t, "postgres", "ALTER ROLE "+name+" PASSWORD 'second'")
 	adopt(t, db, url("second"))
@@ -156,4 +158,17 @@ func TestAnotherPasswordIsAdoptedIfItConnects(t *testing.T) {
 		return db.Commit(t.Context(), store.Batch{Puts: records("k", "1")}) == nil
 	})
 	eventually(t, "it is told", func() bool { return slices.Contains(told.heard(), "k") })
+}
+
+// Where the feed has no connection, it has none to lose, by which it would have the
+// others made anew, too.
+func TestConnectionsOfThePoolAreMadeAnew(t *testing.T) {
+	url := newURL(t)
+	db := open(t, url)
+	put(t, db, "k", "1")
+	adopt(t, db, url+"&application_name=another")
+	var name string
+	if err := db.pool.QueryRow(t.Context(), `SHOW application_name`).Scan(&name); err != nil || name != "another" {
+		t.Errorf("a connection is of %q, %v", name, err)
+	}
 }

@@ -19,7 +19,7 @@ import (
 // begins: one that makes its row later knows all before it serves. The comment of
 // feed says why that is enough.
 func (d *database) Await(ctx context.Context) error {
-	if d.settings.Load().RevokeWait == RevokeWaitNone {
+	if d.settings.current.Load().RevokeWait == RevokeWaitNone {
 		return nil
 	}
 	own := d.feed.expected()

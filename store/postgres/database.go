@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,10 +26,10 @@ type database struct {
 	features features
 	scans    chan struct{} // has a place for each scan that holds a connection
 	feed     *feed
-	settings *atomic.Pointer[Postgres] // what Adopt has set, or Open
+	settings *settings
 }
 
-func newDatabase(settings *atomic.Pointer[Postgres], pool *pgxpool.Pool, features features) *database {
+func newDatabase(settings *settings, pool *pgxpool.Pool, features features) *database {
 	d := &database{
 		pool:     pool,
 		features: features,

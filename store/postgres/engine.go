@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -234,11 +233,12 @@ const openPatience = 5 * time.Second
 
 // Open connects to the database, and makes its tables where there are none.
 func (p *Postgres) Open(ctx context.Context) (store.Store, error) {
-	settings := new(atomic.Pointer[Postgres])
-	settings.Store(p)
+	settings := new(settings)
+	settings.current.Store(p)
+	settings.connection.Store(p)
 	config := p.config.Copy()
 	config.BeforeConnect = func(_ context.Context, conn *pgx.ConnConfig) error {
-		*conn = *settings.Load().config.ConnConfig.Copy()
+		*conn = *settings.connection.Load().config.ConnConfig.Copy()
 		return nil
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)

@@ -61,7 +61,7 @@ import (
 // A poll is as durable as a commit. So a server that can't reach the replica that
 // must have all commits lets no node serve either.
 type feed struct {
-	settings *atomic.Pointer[Postgres]
+	settings *settings
 	pool     *pgxpool.Pool // what broken connections there may be is forgotten with the feed's own
 	features features
 	node     uuid.UUID
@@ -113,7 +113,7 @@ const (
 	nothingYet = -1
 )
 
-func newFeed(settings *atomic.Pointer[Postgres], pool *pgxpool.Pool, features features) *feed {
+func newFeed(settings *settings, pool *pgxpool.Pool, features features) *feed {
 	f := &feed{
 		settings: settings,
 		pool:     pool,
@@ -124,7 +124,7 @@ func newFeed(settings *atomic.Pointer[Postgres], pool *pgxpool.Pool, features fe
 		stop:     func() {},
 		awaited:  make(chan struct{}, 1),
 	}
-	f.written = time.Duration(settings.Load().Lease)
+	f.written = time.Duration(settings.current.Load().Lease)
 	f.lease.Store(int64(f.written))
 	f.until.Store(math.MinInt64)
 	return f
@@ -178,7 +178,7 @@ func (f *feed) staleness() error {
 }
 
 // accepts reports whether what the node knew last counts when its lease has run out.
-func (f *feed) accepts() bool { return f.settings.Load().OnStale == OnStaleAccept }
+func (f *feed) accepts() bool { return f.settings.current.Load().OnStale == OnStaleAccept }
 
 // close ends the feed. The node serves no more.
 func (f *feed) close() {
@@ -309,7 +309,7 @@ func (f *feed) poll(ctx context.Context) (settled bool, err error) {
 // shorten returns the lease that is configured. If it is shorter than the one that
 // the node serves by, it counts at once.
 func (f *feed) shorten() (lease time.Duration) {
-	lease = time.Duration(f.settings.Load().Lease)
+	lease = time.Duration(f.settings.current.Load().Lease)
 	f.written = min(f.written, lease)
 	if longer := f.lease.Load() - int64(lease); longer > 0 {
 		f.lease.Store(int64(lease))
@@ -321,7 +321,7 @@ func (f *feed) shorten() (lease time.Duration) {
 }
 
 func (f *feed) connect(ctx context.Context) error {
-	p := f.settings.Load()
+	p := f.settings.connection.Load()
 	if f.conn != nil && p.connectsAs(f.by) {
 		return nil
 	}

@@ -241,8 +241,11 @@ func (j *journal) Close() error {
 	return j.file.Close()
 }
 
-// Adopt implements store.Shared: there are no settings.
-func (j *journal) Adopt(context.Context, store.Engine) error { return nil }
+// Try implements store.Shared: there are no settings.
+func (j *journal) Try(context.Context, store.Engine) error { return nil }
+
+// Adopt implements store.Shared.
+func (j *journal) Adopt(store.Engine) {}
 
 func (j *journal) Follow(ctx context.Context, follower store.Follower) error {
 	if err := j.enter(ctx); err != nil {
