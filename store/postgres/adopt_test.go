@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -58,9 +59,14 @@ func TestALeaseThatIsChangedIsNeverLongerThanWhatOthersAreTold(t *testing.T) {
 		{20, 20, 20, true},
 		{60, 20, 60, false},
 		{60, 60, 60, true},
+		{10, 10, 60, false},
 		{10, 10, 10, true},
 		{30, 10, 30, false},
 		{30, 30, 30, true},
+		{60, 30, 60, false},
+		{10, 10, 30, false},
+		{60, 30, 60, false},
+		{60, 60, 60, true},
 	} {
 		adopt(t, db, url, lease(step.lease*time.Second))
 		so, row, settled := poll(step.serves * time.Second)
@@ -70,33 +76,75 @@ func TestALeaseThatIsChangedIsNeverLongerThanWhatOthersAreTold(t *testing.T) {
 	}
 }
 
-// A poll that fails may have written the shorter lease all the same.
-func TestAShorterLeaseCountsBeforeOthersAreTold(t *testing.T) {
+// A node that has polled last longer ago than a shorter lease is not stale by that. A
+// poll that fails may have told others of the shorter one all the same.
+func TestAShorterLeaseCountsWhenTheDatabaseHasAnswered(t *testing.T) {
 	url := newURL(t)
 	db := open(t, url, lease(time.Minute))
 	db.feed.follower = new(follower)
-	for range 2 {
-		if _, err := db.feed.poll(t.Context()); err != nil {
-			t.Fatal(err)
+	poll := func(succeeds bool) (until time.Duration) {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		if !succeeds {
+			cancel()
 		}
+		if _, err := db.feed.poll(ctx); (err == nil) != succeeds {
+			t.Fatalf("a poll that is to succeed, %t: %v", succeeds, err)
+		}
+		return time.Duration(db.feed.until.Load())
 	}
-	before := db.feed.until.Load()
+	poll(true)
+	poll(true)
+	db.feed.until.Add(-int64(30 * time.Second)) // as if it had polled then
+	before := time.Duration(db.feed.until.Load())
 	adopt(t, db, url, lease(10*time.Second))
-	over, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := db.feed.poll(over); err == nil {
-		t.Fatal("a poll without time does not fail")
+	if until := poll(false); until != before || db.Stale() != nil {
+		t.Errorf("the lease ends %v earlier, and it says %v", before-until, db.Stale())
 	}
-	if shorter := time.Duration(before - db.feed.until.Load()); shorter != 50*time.Second {
-		t.Errorf("the lease ends %v earlier", shorter)
+	if until := poll(true); until > clock()+10*time.Second {
+		t.Errorf("the node serves for %v by a lease of 10s", until-clock())
 	}
+	poll(false)
 	adopt(t, db, url, lease(time.Minute))
-	if _, err := db.feed.poll(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if until := time.Duration(db.feed.until.Load()); until > clock()+10*time.Second {
+	if until := poll(true); until > clock()+10*time.Second {
 		t.Errorf("the node serves for %v, and its row may have said 10s", until-clock())
 	}
+}
+
+func TestANodeIsNotStaleForAMomentWhenItsLeaseIsLowered(t *testing.T) {
+	url := newURL(t)
+	db, _ := join(t, url, longLease)
+	watcher := open(t, url)
+	told := func(d time.Duration) func() bool {
+		return func() bool {
+			_, others, err := watcher.others(t.Context())
+			return err == nil && others[db.feed.node].lease == d && others[db.feed.node].applied > nothingYet
+		}
+	}
+	eventually(t, "it has settled", told(time.Minute))
+	stop := make(chan struct{})
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				if err := db.Stale(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
+	defer func() {
+		close(stop)
+		asking.Wait()
+	}()
+	db.feed.until.Add(-int64(40 * time.Second)) // as if it had polled then
+	adopt(t, db, url, lease(30*time.Second))
+	eventually(t, "others are told of the lease", told(30*time.Second))
 }
 
 func TestSettingsThatAreAdoptedCount(t *testing.T) {

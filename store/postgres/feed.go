@@ -54,9 +54,17 @@ import (
 // for this node's feed, too: when it returns, the follower knows what was lost.
 //
 // The lease can be changed. A longer one is first written into the row, and the
-// polls after that one let the node serve by it; by a shorter one the node serves
-// before it is written. So no poll lets it serve for longer than what the row said
-// before the poll, nor than what it says after it.
+// polls after that one let the node serve by it; by a shorter one a poll lets the
+// node serve first, and the next one writes it. So while the node serves by a poll,
+// the row says that poll's lease or a longer one, whenever it is read:
+//
+//   - before that poll has written it, and then: a poll lets the node serve for no
+//     longer than the least of what the row may have said, and what it says itself.
+//     An answer that is lost leaves both open, so both count;
+//   - after a later poll has written it, answered or not: none writes less than the
+//     lease that the node serves by when the poll is sent.
+//
+// Until the database answers, the node serves as before.
 //
 // A poll is as durable as a commit. So a server that can't reach the replica that
 // must have all commits lets no node serve either.
@@ -66,7 +74,7 @@ type feed struct {
 	features features
 	node     uuid.UUID
 
-	// until is when the lease runs out, by clock, and lease is how long that was
+	// until is when the lease runs out, by clock, and lease is how long that is
 	// from the poll.
 	until, lease atomic.Int64
 
@@ -89,7 +97,7 @@ type feed struct {
 	applied   int64     // the number of the last commit that was applied
 	last      uuid.UUID // its id
 	polls     int64
-	written   time.Duration // no lease that this node's row may say is shorter
+	written   time.Duration // the shortest lease that this node's row may say
 	stale     bool          // as was logged
 	logged    time.Time     // when a failure was logged last
 
@@ -267,7 +275,7 @@ func (f *feed) wait(ctx context.Context, pause time.Duration) {
 }
 
 // poll asks once what was committed, and applies it. It returns true when all is
-// applied, and this node's row says so.
+// applied, and this node's row says so, and what the configured lease is.
 func (f *feed) poll(ctx context.Context) (settled bool, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -278,17 +286,19 @@ func (f *feed) poll(ctx context.Context) (settled bool, err error) {
 			f.settle(ctx, err)
 		}
 	}()
-	lease := f.shorten()
 	if err := f.connect(ctx); err != nil {
 		return false, err
 	}
+	lease := time.Duration(f.settings.current.Load().Lease)
+	row := max(lease, time.Duration(f.lease.Load()))
+	f.written = min(f.written, row)
 	own := f.expected() // before the poll, which then can't be too early to learn of them
 	sent, at, reported := clock(), time.Now(), f.applied
 	f.sent = sent
 	var a answer
 	err = within(ctx, min(lease/2, 3*time.Second), func(ctx context.Context) (err error) {
-		if a, err = f.ask(ctx, lease); err == nil && !a.registered {
-			err = f.register(ctx, lease)
+		if a, err = f.ask(ctx, row); err == nil && !a.registered {
+			err = f.register(ctx, row)
 		}
 		return err
 	})
@@ -298,26 +308,12 @@ func (f *feed) poll(ctx context.Context) (settled bool, err error) {
 	if !f.apply(a, own) {
 		return false, nil
 	}
-	f.lease.Store(int64(f.written))
-	f.until.Store(int64(sent + f.written))
+	serves := min(f.written, lease)
+	f.lease.Store(int64(serves))
+	f.until.Store(int64(sent + serves))
 	f.served(at)
-	settled = reported == f.applied && f.written == lease
-	f.written = lease
-	return settled, nil
-}
-
-// shorten returns the lease that is configured. If it is shorter than the one that
-// the node serves by, it counts at once.
-func (f *feed) shorten() (lease time.Duration) {
-	lease = time.Duration(f.settings.current.Load().Lease)
-	f.written = min(f.written, lease)
-	if longer := f.lease.Load() - int64(lease); longer > 0 {
-		f.lease.Store(int64(lease))
-		if f.until.Load() != math.MinInt64 {
-			f.until.Add(-longer)
-		}
-	}
-	return lease
+	f.written = row
+	return reported == f.applied && row == serves, nil
 }
 
 func (f *feed) connect(ctx context.Context) error {
