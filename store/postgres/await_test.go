@@ -187,6 +187,27 @@ func TestAPollWithoutARowDoesNotCount(t *testing.T) {
 	}
 }
 
+// The database may carry out a poll that was given up after those that came later.
+func TestAPollThatComesLateWritesNothing(t *testing.T) {
+	url := newURL(t)
+	db := open(t, url)
+	db.feed.follower = new(follower)
+	for range 3 {
+		if _, err := db.feed.poll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db.feed.polls -= 2 // which it raises by one
+	a, err := db.feed.ask(t.Context(), time.Hour)
+	if err != nil || a.registered {
+		t.Errorf("it counts: %t, %v", a.registered, err)
+	}
+	_, rows, err := open(t, url).others(t.Context())
+	if row := rows[db.feed.node]; err != nil || row.polls != 3 || row.lease != time.Second {
+		t.Errorf("it has written %+v, %v", row, err)
+	}
+}
+
 // The row of a node that has polled since it was read stays.
 func TestForgettingNeedsTheSameCountOfPolls(t *testing.T) {
 	url := newURL(t)

@@ -62,7 +62,9 @@ import (
 //     longer than the least of what the row may have said, and what it says itself.
 //     An answer that is lost leaves both open, so both count;
 //   - after a later poll has written it, answered or not: none writes less than the
-//     lease that the node serves by when the poll is sent.
+//     lease that the node serves by when the poll is sent. One whose answer was
+//     given up, and that is carried out after a later one, finds a higher count of
+//     polls, and writes nothing.
 //
 // Until the database answers, the node serves as before.
 //
@@ -383,7 +385,7 @@ type committed struct {
 func (f *feed) ask(ctx context.Context, lease time.Duration) (a answer, err error) {
 	f.polls++
 	batch := f.features.begin()
-	batch.Queue(`UPDATE client_credentials_nodes SET applied = $2, polls = $3, lease_ms = $4, seen = clock_timestamp() WHERE id = $1`,
+	batch.Queue(`UPDATE client_credentials_nodes SET applied = $2, polls = $3, lease_ms = $4, seen = clock_timestamp() WHERE id = $1 AND polls < $3`,
 		f.node, f.applied, f.polls, lease.Milliseconds()).Exec(func(tag pgconn.CommandTag) error {
 		a.registered = tag.RowsAffected() == 1
 		return nil
