@@ -52,3 +52,46 @@ func TestWhatNeedsTheStoreAloneIsRefusedWhileANodeHasIt(t *testing.T) {
 	}
 	say(t, succeed(t, s, refused[2]...), c.ClientID)
 }
+
+// A node can't be seen while it does not reach the database. It is seen in the end, and
+// what was made by then is no whole store.
+func TestANodeIsNoticedThatReachesTheDatabaseMeanwhile(t *testing.T) {
+	postgres := testpostgres.Start(t)
+	database := postgres.NewDatabase(t)
+	proxy := testpostgres.NewProxy(t, postgres)
+	s := testserver.New(t)
+	const key = "master_key MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n\t\tstore "
+	shared := func(url string) string {
+		return strings.Replace(testserver.Simple, "store badger {{dir}}/store", key+fmt.Sprintf("postgres %q", url), 1)
+	}
+	s.Start(t, shared(proxy.URL(database)))
+	create(t, s)
+	succeed(t, s, "backup", "file")
+	write(t, s, "to.caddyfile", []byte(s.Expand(shared(postgres.URL(database)))))
+	write(t, s, "from.caddyfile", []byte(strings.Replace(s.Expand(testserver.Simple), "store ", key, 1)))
+	create(t, s, "--offline", "--config", "from.caddyfile")
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"restore", "--config", "to.caddyfile", "file"},
+		{"copy", "--from", "from.caddyfile", "--to", "to.caddyfile"},
+	} {
+		proxy.Cut()
+		postgres.Exec(t, database, `DROP TABLE client_credentials_nodes, client_credentials_changes,
+			client_credentials_head, client_credentials_records, client_credentials_schema`)
+		ended := make(chan result, 1)
+		go func() { ended <- run(t, s, args...) }()
+		conn := postgres.Connect(t, database)
+		for begun, deadline := false, time.Now().Add(30*time.Second); !begun; time.Sleep(10 * time.Millisecond) {
+			err := conn.QueryRow(t.Context(), `SELECT count(*) > 0 FROM client_credentials_records WHERE key = 'restore_unfinished'`).Scan(&begun)
+			if time.Now().After(deadline) {
+				t.Fatalf("it does not begin: %v", err)
+			}
+		}
+		proxy.Heal()
+		failed(t, <-ended, args, []string{"a server has the store open, on " + host, "stop it first"})
+		fail(t, s, []string{"list", "--offline", "--config", "to.caddyfile"}, "was not finished")
+	}
+}

@@ -159,8 +159,10 @@ func (a *App) Restore(ctx context.Context, file io.ReadSeeker, opts RestoreOptio
 	var restored *Restored
 	err = a.withStoreAlone(ctx, func(st store.Store) error {
 		return backup.Fill(ctx, st, file, func() (err error) {
-			restored, err = beginAnew(ctx, st, lost)
-			return err
+			if restored, err = beginAnew(ctx, st, lost); err != nil {
+				return err
+			}
+			return requireStillAlone(ctx, st)
 		})
 	})
 	if err != nil {
@@ -191,7 +193,7 @@ func (a *App) CopyTo(ctx context.Context, other *App, copied func(bytes int)) (c
 			return err
 		}
 		return other.withStoreAlone(ctx, func(to store.Store) (err error) {
-			contents, err = backup.Copy(ctx, from, to, copied)
+			contents, err = backup.Copy(ctx, from, to, copied, func() error { return requireStillAlone(ctx, to) })
 			return err
 		})
 	})

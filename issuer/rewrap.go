@@ -146,7 +146,7 @@ func (a *App) ReplaceLostMasterKey(ctx context.Context) ([]*Credential, error) {
 	}
 	defer func() { _, _ = stores.Delete(a.engine.Identity()) }()
 	if n := shared.registry.nodes; n != nil {
-		if err := requireAlone(ctx, n); err != nil {
+		if err := requireAlone(ctx, n.Shared); err != nil {
 			return nil, err
 		}
 	}
@@ -166,6 +166,11 @@ func (a *App) ReplaceLostMasterKey(ctx context.Context) ([]*Credential, error) {
 	batch, err := withoutSealed(ctx, shared.Store, keys.master)
 	if err != nil {
 		return nil, err
+	}
+	if n := shared.registry.nodes; n != nil {
+		if err := requireStillAlone(ctx, n.Shared); err != nil {
+			return nil, err
+		}
 	}
 	if err := shared.Commit(ctx, batch); err != nil {
 		return nil, fmt.Errorf("dropping what the lost master key has sealed: %w", err)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -80,18 +81,39 @@ func (a *App) withStore(ctx context.Context, do func(store.Store) error) error {
 // withStoreAlone does the same where no other node has the store open.
 func (a *App) withStoreAlone(ctx context.Context, do func(store.Store) error) error {
 	return a.withStore(ctx, func(st store.Store) error {
-		if shared, is := st.(store.Shared); is {
-			if err := requireAlone(ctx, shared); err != nil {
-				return err
-			}
+		if err := requireAlone(ctx, st); err != nil {
+			return err
 		}
 		return do(st)
 	})
 }
 
+// lookAgain is how long a node may take that can reach the database again until it
+// has asked it: it pauses for a second at most, and may wait for a connection.
+const lookAgain = 5 * time.Second
+
+// requireStillAlone does the same as requireAlone, before what was done counts: a node
+// could not be seen at first that did not reach the database then, or did not find
+// its tables.
+func requireStillAlone(ctx context.Context, st store.Store) error {
+	if _, is := st.(store.Shared); !is {
+		return nil
+	}
+	select {
+	case <-time.After(lookAgain):
+		return requireAlone(ctx, st)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // requireAlone returns an error that names the hosts where other nodes have the
 // store open.
-func requireAlone(ctx context.Context, shared store.Shared) error {
+func requireAlone(ctx context.Context, st store.Store) error {
+	shared, is := st.(store.Shared)
+	if !is {
+		return nil
+	}
 	hosts, err := shared.OpenElsewhere(ctx)
 	if err != nil {
 		return fmt.Errorf("asking who else has the store open: %w", err)

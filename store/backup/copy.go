@@ -24,9 +24,9 @@ var ErrDiffers = errors.New("the copy differs from the store, which may have bee
 // Copy makes a store that has no records, or on which an earlier Copy was not
 // finished, the same as another one. It writes what is missing there, and so goes on
 // where the earlier one was. Then it reads both again, and returns what they hold.
-// Until that is the same, the store is marked as not finished. It calls copied with
-// the bytes of what it has dealt with.
-func Copy(ctx context.Context, from, to store.Store, copied func(bytes int)) (Contents, error) {
+// Until that is the same, and then has succeeded, which it calls last, the store is
+// marked as not finished. It calls copied with the bytes of what it has dealt with.
+func Copy(ctx context.Context, from, to store.Store, copied func(bytes int), then func() error) (Contents, error) {
 	if err := CheckFinished(ctx, from); err != nil {
 		return Contents{}, err
 	}
@@ -54,6 +54,9 @@ func Copy(ctx context.Context, from, to store.Store, copied func(bytes int)) (Co
 	}
 	if got != want {
 		return Contents{}, ErrDiffers
+	}
+	if err := then(); err != nil {
+		return Contents{}, err
 	}
 	return got, unmark(ctx, to)
 }

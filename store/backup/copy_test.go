@@ -38,7 +38,7 @@ func (f *faulty) Commit(ctx context.Context, batch store.Batch) error {
 func copyAll(t *testing.T, from, to store.Store) (backup.Contents, int, error) {
 	t.Helper()
 	copied := 0
-	all, err := backup.Copy(t.Context(), from, to, func(bytes int) { copied += bytes })
+	all, err := backup.Copy(t.Context(), from, to, func(bytes int) { copied += bytes }, func() error { return nil })
 	return all, copied, err
 }
 
@@ -119,6 +119,12 @@ func TestACopyThatIsNotTheSameStaysUnfinished(t *testing.T) {
 	}
 	if err := backup.CheckFinished(t.Context(), to); !errors.Is(err, backup.ErrUnfinished) {
 		t.Errorf("CheckFinished = %v, want ErrUnfinished", err)
+	}
+	if _, err := backup.Copy(t.Context(), from, to, func(int) {}, func() error { return errBroken }); !errors.Is(err, errBroken) {
+		t.Errorf("Copy = %v", err)
+	}
+	if err := backup.CheckFinished(t.Context(), to); !errors.Is(err, backup.ErrUnfinished) {
+		t.Errorf("after one whose end has failed, CheckFinished = %v, want ErrUnfinished", err)
 	}
 	if _, _, err := copyAll(t, from, to); err != nil {
 		t.Errorf("the next one: %v", err)

@@ -37,7 +37,7 @@ func TestAStoreIsCopiedFromBadgerToPostgreSQLAndBack(t *testing.T) {
 	var all []backup.Contents
 	middle, last := open(t, newURL(t)), inBadger()
 	for _, pair := range [][2]store.Store{{first, middle}, {middle, last}} {
-		contents, err := backup.Copy(t.Context(), pair[0], pair[1], func(int) {})
+		contents, err := backup.Copy(t.Context(), pair[0], pair[1], func(int) {}, func() error { return nil })
 		if err != nil {
 			t.Fatal(err)
 		}
