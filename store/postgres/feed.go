@@ -113,15 +113,17 @@ const (
 	notify  = `SELECT pg_notify('` + channel + `', $1)`
 	// hurryUp is the notification that somebody waits for all nodes.
 	hurryUp = "urgent"
-	// pollGap is the least time between two polls while nobody waits for them. For
-	// those who wait there are, within it, two pairs of polls besides: one that learns,
-	// and one that says so. It is two as who waits may ask for what came just then.
-	pollGap = 20 * time.Millisecond
 	// maxChanges is how many commits one poll learns of.
 	maxChanges = 500
 	// nothingYet is what a node has applied that has just been started.
 	nothingYet = -1
 )
+
+// pollGap is the least time between two polls while nobody waits for them. For those
+// who wait there are, within it, two pairs of polls besides: one that learns, and one
+// that says so. It is two as who waits may ask for what came just then. A test makes
+// it longer.
+var pollGap = 20 * time.Millisecond
 
 func newFeed(settings *settings, pool *pgxpool.Pool, features features) *feed {
 	f := &feed{
@@ -211,9 +213,9 @@ func (f *feed) close() {
 func (f *feed) run(ctx context.Context) {
 	pause, backoff := time.Duration(0), time.Duration(0)
 	for f.wait(ctx, pause); ctx.Err() == nil; f.wait(ctx, pause) {
-		hurry := f.hurry
-		if f.hurry = false; hurry {
-			f.hurried = [2]time.Duration{f.hurried[1], clock()}
+		hurry := f.hurry && rest(f.hurried[0]) == 0
+		if hurry {
+			f.hurry, f.hurried = false, [2]time.Duration{f.hurried[1], clock()}
 		}
 		settled, err := f.poll(context.WithoutCancel(ctx)) // close needs the connection
 		switch {
@@ -222,11 +224,11 @@ func (f *feed) run(ctx context.Context) {
 			pause = backoff/2 + rand.N(backoff/2) //nolint:gosec // the pause is no secret
 			f.failed(err)
 			continue
-		case settled:
-			pause = time.Duration(f.lease.Load() / 4)
+		case settled: // who waits had asked for it before this poll, and is told
+			pause, f.hurry = time.Duration(f.lease.Load()/4), false
 		case hurry: // who waits is told by the next poll what this one has applied
 			pause, f.hurry = 0, false
-		case f.hurry: // it has learned of something urgent by chance
+		case f.hurry: // it has learned of something urgent by chance, or too soon after others
 			pause = rest(f.hurried[0])
 		default:
 			pause = rest(f.sent)

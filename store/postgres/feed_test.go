@@ -488,6 +488,47 @@ func TestPollsAreSpacedWhileChangesKeepComing(t *testing.T) {
 	}
 }
 
+// There is a bound for those that somebody waits for, too. Polls are so slow here that
+// a change comes during each, and the gap so long that many more fit into it.
+func TestPollsHaveABoundWhileUrgentChangesKeepComing(t *testing.T) {
+	usual := pollGap
+	t.Cleanup(func() { pollGap = usual }) // when the nodes are closed
+	pollGap = 200 * time.Millisecond
+	server := testpostgres.Shared(t)
+	name := server.NewDatabase(t)
+	url := server.URL(name)
+	one, _ := join(t, url, longLease)
+	server.Exec(t, name, `CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.005); RETURN NEW; END $$`,
+		`CREATE TRIGGER wait BEFORE UPDATE ON client_credentials_nodes FOR EACH ROW EXECUTE FUNCTION wait()`)
+	other, told := join(t, url, longLease)
+	stop := make(chan struct{})
+	var writers sync.WaitGroup
+	for range 4 {
+		writers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					if err := one.Commit(t.Context(), store.Batch{Puts: records("k", "v"), Urgent: true}); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	eventually(t, "changes keep coming", func() bool { return len(told.heard()) > 10 })
+	before, begun := pollsOf(t, one, other), time.Now()
+	time.Sleep(time.Second)
+	polls, most := pollsOf(t, one, other)-before, 5*(int64(time.Since(begun)/pollGap)+2)
+	close(stop)
+	writers.Wait()
+	if polls > most {
+		t.Errorf("it polled %d times, more often than 5 times in %v", polls, pollGap)
+	}
+}
+
 // Who waits for others does not wait for their pace, whatever was committed last.
 func TestAQuietCommitWakesNobodyUntilItIsAwaited(t *testing.T) {
 	url := newURL(t)
