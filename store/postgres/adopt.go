@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/clientcredentials/caddy-client-credentials/store"
@@ -29,7 +30,7 @@ func (d *database) Try(ctx context.Context, engine store.Engine) error {
 
 	p, before := engine.(*Postgres), d.settings.current.Load() // its identity says what it is
 	if !p.connectsAs(before) {
-		if err := p.tryInPlaceOf(ctx, before); err != nil {
+		if err := p.tryInPlaceOf(ctx, before, d.features); err != nil {
 			return fmt.Errorf("connecting to the store in %s by other settings: %w", p.Identity(), err)
 		}
 	}
@@ -65,8 +66,10 @@ func (p *Postgres) connectsAs(other *Postgres) bool {
 	return p.config.ConnString() == other.config.ConnString() && one.User == two.User && one.Password == two.Password
 }
 
-// tryInPlaceOf makes one connection by the settings.
-func (p *Postgres) tryInPlaceOf(ctx context.Context, before *Postgres) error {
+// tryInPlaceOf makes one connection by the settings, and does by it what a poll does,
+// which a standby refuses. It does so twice: a pooler that does not keep prepared
+// statements apart fails with those of the first time.
+func (p *Postgres) tryInPlaceOf(ctx context.Context, before *Postgres, features features) error {
 	if p.config.ConnConfig.User != before.config.ConnConfig.User {
 		return errors.New("restart Caddy to change the user, which may have other tables")
 	}
@@ -75,6 +78,14 @@ func (p *Postgres) tryInPlaceOf(ctx context.Context, before *Postgres) error {
 		if err != nil {
 			return err
 		}
-		return conn.Close(ctx)
+		defer func() { _ = conn.Close(ctx) }()
+		for range 2 {
+			poll := features.begin()
+			poll.Queue(`UPDATE client_credentials_nodes SET polls = polls + 1 WHERE id = $1`, uuid.New()) // of nobody
+			if err := transact(ctx, conn, poll); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }

@@ -220,3 +220,14 @@ func TestConnectionsOfThePoolAreMadeAnew(t *testing.T) {
 		t.Errorf("a connection is of %q, %v", name, err)
 	}
 }
+
+// A server that can be connected to may be one that takes no polls.
+func TestSettingsByWhichTheDatabaseCannotBeWrittenAreNotAdopted(t *testing.T) {
+	url := newURL(t)
+	db := open(t, url)
+	// As a standby that was named with a target_session_attrs which it fits.
+	engine := provisioned(t, url+"&target_session_attrs=primary&default_transaction_read_only=on")
+	if err := db.Try(t.Context(), engine); !is(err, readOnlyTransaction) {
+		t.Errorf("Try = %v", err)
+	}
+}
