@@ -89,7 +89,8 @@ type Batch struct {
 	// others: those that end rights, and those that only remove.
 	Urgent bool
 	// Quiet batches change what no node remembers: a follower is told of one as of
-	// a commit of no keys, and not sooner than it would have asked.
+	// a commit of no keys, and not sooner than it would have asked. It does not count
+	// where the batch is urgent.
 	Quiet bool
 }
 

@@ -44,7 +44,7 @@ type change struct {
 }
 
 func newChange(batch store.Batch) change {
-	c := change{conditions: batch.Conditions, deletes: [][]byte{}, urgent: batch.Urgent, quiet: batch.Quiet}
+	c := change{conditions: batch.Conditions, deletes: [][]byte{}, urgent: batch.Urgent, quiet: batch.Quiet && !batch.Urgent}
 	values := make(map[string][]byte, len(batch.Puts)) // the last one of a key counts
 	for _, record := range batch.Puts {
 		values[record.Key] = store.Seal(record)

@@ -544,7 +544,7 @@ func TestAQuietCommitWakesNobodyUntilItIsAwaited(t *testing.T) {
 	}
 	commit(store.Batch{Quiet: true})
 	commit(store.Batch{})
-	commit(store.Batch{Urgent: true})
+	commit(store.Batch{Urgent: true, Quiet: true})
 	for _, want := range []string{"", hurryUp} {
 		if got := next(t, listener); got != want {
 			t.Errorf("a notification of %q, want %q", got, want)

@@ -132,6 +132,10 @@ var brokenEngines = map[string]struct {
 		func(sound store.Shared) store.Store { return loud{sound} },
 		[]string{"AQuietCommitIsToldWithoutItsKeys"},
 	},
+	"is quiet of what is urgent": {
+		func(sound store.Shared) store.Store { return hushed{sound} },
+		[]string{"AQuietCommitIsToldWithoutItsKeys"},
+	},
 	"follows only some time after Follow": {
 		func(sound store.Shared) store.Store { return late{sound} },
 		[]string{"ANodeThatBeginsToFollowMissesNothing"},
@@ -561,6 +565,13 @@ type loud struct{ store.Shared }
 func (l loud) Commit(ctx context.Context, batch store.Batch) error {
 	batch.Quiet = false
 	return l.Shared.Commit(ctx, batch)
+}
+
+type hushed struct{ store.Shared }
+
+func (h hushed) Commit(ctx context.Context, batch store.Batch) error {
+	batch.Urgent = batch.Urgent && !batch.Quiet
+	return h.Shared.Commit(ctx, batch)
 }
 
 type late struct{ store.Shared }

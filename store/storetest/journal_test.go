@@ -215,7 +215,7 @@ func (j *journal) Commit(ctx context.Context, batch store.Batch) error {
 }
 
 func encode(batch store.Batch) ([]byte, error) {
-	commit := line{Urgent: batch.Urgent, Quiet: batch.Quiet}
+	commit := line{Urgent: batch.Urgent, Quiet: batch.Quiet && !batch.Urgent}
 	for _, record := range batch.Puts {
 		commit.Puts = append(commit.Puts, put{[]byte(record.Key), record.Value})
 	}

@@ -244,7 +244,7 @@ func (n node) expectTold(t *testing.T, first, last int) {
 }
 
 // toldQuietly has a quiet commit between two others, which take their turns all the
-// same, and awaits it.
+// same, and awaits it; then one that is urgent, and so not quiet.
 func toldQuietly(t *testing.T, d *database) {
 	a, b := d.node(t), d.node(t)
 	if _, err := a.commitNext(t.Context()); err != nil {
@@ -264,6 +264,13 @@ func toldQuietly(t *testing.T, d *database) {
 		if quiet := i == 1; quiet != (len(keys) == 0) {
 			t.Errorf("commit %d was told as one of %q", i+1, keys)
 		}
+	}
+	if err := a.Commit(t.Context(), store.Batch{Puts: records("urgent", "1"), Urgent: true, Quiet: true}); err != nil {
+		t.Fatal(err)
+	}
+	a.await(t)
+	if all := b.follower.all(); !slices.Contains(all[len(all)-1], "urgent") {
+		t.Errorf("an urgent commit was told as one of %q", all[len(all)-1])
 	}
 }
 
