@@ -35,8 +35,14 @@ func TestWhatNeedsTheStoreAloneIsRefusedWhileANodeHasIt(t *testing.T) {
 		{"copy", "--from", "from.caddyfile", "--to", "Caddyfile"},
 		{"replace-lost-master-key", "--config", "lost.caddyfile"},
 	}
+	postgres.Exec(t, database, `DELETE FROM client_credentials_records WHERE key = 'format'`) // as one of the first release
 	for _, args := range refused {
 		fail(t, s, args, "a server has the store open, on "+host, "stop it first")
+	}
+	changed := false
+	if err := postgres.Connect(t, database).QueryRow(t.Context(),
+		`SELECT count(*) > 0 FROM client_credentials_records WHERE key LIKE 'format%'`).Scan(&changed); err != nil || changed {
+		t.Errorf("the format of the store was changed: %t, %v", changed, err)
 	}
 	wantStatus(t, s, token, 200)
 	wantStatus(t, s, s.Token(t, c), 200)

@@ -140,16 +140,16 @@ func resealed(ctx context.Context, st store.Store, from, to masterKey) (batch st
 // any more, and ErrMasterKeyGood where the master key is not lost. No other node may
 // have the store open.
 func (a *App) ReplaceLostMasterKey(ctx context.Context) ([]*Credential, error) {
+	if a.engine.Shared() { // acquire may bring the store into another format, so look before
+		if err := a.withStoreAlone(ctx, func(store.Store) error { return nil }); err != nil {
+			return nil, err
+		}
+	}
 	shared, err := acquire(ctx, a.engine)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _, _ = stores.Delete(a.engine.Identity()) }()
-	if n := shared.registry.nodes; n != nil {
-		if err := requireAlone(ctx, n.Shared); err != nil {
-			return nil, err
-		}
-	}
 	lost, err := sealedBy(ctx, shared.Store)
 	if err != nil {
 		return nil, err
