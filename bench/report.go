@@ -72,10 +72,15 @@ func newOutcome(opts options) *outcome {
 	}
 }
 
-// commandLine returns what has started this run, for a shell.
+// commandLine returns what starts a run like this one, for a shell. Where it writes to
+// is of this machine alone.
 func commandLine() string {
 	words := []string{"go run ."}
-	for _, arg := range os.Args[1:] {
+	args := os.Args[1:]
+	if n := slices.Index(args, "-o"); n >= 0 {
+		args = slices.Delete(slices.Clone(args), n, min(n+2, len(args)))
+	}
+	for _, arg := range args {
 		if strings.ContainsAny(arg, " |()*?$^") {
 			arg = "'" + arg + "'"
 		}
