@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/clientcredentials/caddy-client-credentials/internal/freeport"
+	"github.com/clientcredentials/caddy-client-credentials/internal/postgresserver"
 	"github.com/clientcredentials/caddy-client-credentials/internal/testserver"
 )
 
@@ -20,8 +21,8 @@ func TestMain(m *testing.M) { testserver.Main(m) }
 
 // The script itself checks what it is answered.
 func TestTheClusterRuns(t *testing.T) {
-	if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb"); len(found) == 0 && os.Getenv("CI") == "" {
-		t.Skip("PostgreSQL is not installed")
+	if _, err := postgresserver.Binaries(); err != nil && os.Getenv("CI") == "" {
+		t.Skip(err)
 	}
 	ports := make([]string, 5)
 	for n := range ports {

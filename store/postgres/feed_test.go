@@ -463,26 +463,12 @@ func TestPollsAreSpacedWhileChangesKeepComing(t *testing.T) {
 	url := newURL(t)
 	one, _ := join(t, url, longLease)
 	other, told := join(t, url, longLease)
-	stop := make(chan struct{})
-	var writers sync.WaitGroup
-	for range 2 {
-		writers.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-					put(t, one, "k", "v")
-				}
-			}
-		})
-	}
+	stop := keepCommitting(t, one, 2, store.Batch{Puts: records("k", "v")})
 	eventually(t, "changes keep coming", func() bool { return len(told.heard()) > 10 })
 	before, begun := pollsOf(t, one, other), time.Now()
 	time.Sleep(time.Second)
 	polls, most := pollsOf(t, one, other)-before, int64(time.Since(begun)/pollGap)+2
-	close(stop)
-	writers.Wait()
+	stop()
 	if polls > most {
 		t.Errorf("it polled %d times, more often than each %v", polls, pollGap)
 	}
@@ -501,32 +487,33 @@ func TestPollsHaveABoundWhileUrgentChangesKeepComing(t *testing.T) {
 	server.Exec(t, name, `CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.005); RETURN NEW; END $$`,
 		`CREATE TRIGGER wait BEFORE UPDATE ON client_credentials_nodes FOR EACH ROW EXECUTE FUNCTION wait()`)
 	other, told := join(t, url, longLease)
-	stop := make(chan struct{})
-	var writers sync.WaitGroup
-	for range 4 {
-		writers.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-					if err := one.Commit(t.Context(), store.Batch{Puts: records("k", "v"), Urgent: true}); err != nil {
-						t.Error(err)
-						return
-					}
-				}
-			}
-		})
-	}
+	stop := keepCommitting(t, one, 4, store.Batch{Puts: records("k", "v"), Urgent: true})
 	eventually(t, "changes keep coming", func() bool { return len(told.heard()) > 10 })
 	before, begun := pollsOf(t, one, other), time.Now()
 	time.Sleep(time.Second)
 	polls, most := pollsOf(t, one, other)-before, 5*(int64(time.Since(begun)/pollGap)+2)
-	close(stop)
-	writers.Wait()
+	stop()
 	if polls > most {
 		t.Errorf("it polled %d times, more often than 5 times in %v", polls, pollGap)
 	}
+}
+
+// keepCommitting has so many goroutines commit the batch, again and again, until stop
+// is called.
+func keepCommitting(t *testing.T, db *database, writers int, batch store.Batch) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	for range writers {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				if err := db.Commit(t.Context(), batch); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	return func() { cancel(); all.Wait() }
 }
 
 // Who waits for others does not wait for their pace, whatever was committed last.
