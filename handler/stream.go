@@ -22,7 +22,8 @@ import (
 // stream yet.
 //
 // It costs a request that ends before its token next to nothing: no goroutine,
-// no timer, and a context that is made when somebody asks for it.
+// no timer, and a context that is made when somebody asks for it and bound to the
+// request's when that lasts.
 type stream struct {
 	writer  streamWriter
 	context cutContext
@@ -41,6 +42,9 @@ func (s *stream) begin(a *issuer.Access, w http.ResponseWriter, r *http.Request)
 	*r = *r.WithContext(&s.context) //nolint:contextcheck // it is made of the request's own
 	return nil
 }
+
+// Lasts implements issuer.Watcher.
+func (s *stream) Lasts() { s.context.bind() }
 
 // TokenExpired implements issuer.Watcher. An answer that began just before is
 // given until the next call to end.
@@ -71,6 +75,7 @@ func (s *stream) leave(w http.ResponseWriter, r *http.Request) {
 
 // run lets the next handler answer. What is ended by then is told by the phase.
 func (s *stream) run(r *http.Request, next caddyhttp.Handler) error {
+	defer s.context.end()
 	defer s.watch.Stop()
 	return next.ServeHTTP(&s.writer, r)
 }
@@ -206,47 +211,82 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 	}
 }
 
-// cutContext is the context of a request, with an end of its own. What that
-// takes is made when somebody waits for it.
+// cutContext is the context of a request, with an end of its own until the guarded
+// handler returns. What that takes is made when somebody waits for it.
+//
+// It does not end with the request's context before it is bound to that, which takes
+// as much as all the rest: a request that has not lasted yet learns with its next
+// look, or 200 ms later, that its client went away.
 type cutContext struct {
 	context.Context //nolint:containedctx // the request's: this is a context itself
 
-	mu      sync.Mutex
-	made    atomic.Bool     // inner and release are there, and are not changed any more
+	phase atomic.Uint32
+	mu    sync.Mutex
+	lasts bool
+	// These are set when it is made, and not changed any more.
 	inner   context.Context //nolint:containedctx // a part of this one
 	release context.CancelFunc
+	unbind  func() bool // nil where it is not bound
 }
+
+// The phases of the context, one after the other.
+const (
+	unmade uint32 = iota // the request's answers
+	made                 // the inner one does
+	over                 // the request's does, again
+)
 
 // Done implements context.Context.
 func (c *cutContext) Done() <-chan struct{} {
-	c.make()
-	return c.inner.Done()
+	if c.phase.Load() == unmade {
+		c.make()
+	}
+	return c.now().Done()
 }
 
 // Err implements context.Context.
-func (c *cutContext) Err() error { return c.now().Err() }
+func (c *cutContext) Err() error {
+	if c.phase.Load() != made {
+		return c.Context.Err()
+	}
+	if c.Context.Err() != nil {
+		c.release() // it may not be bound yet
+	}
+	return c.inner.Err()
+}
 
 // Value implements context.Context. Once it is made, the inner context answers,
 // so that package context finds it and those made from it are its children.
 func (c *cutContext) Value(key any) any { return c.now().Value(key) }
 
 func (c *cutContext) now() context.Context {
-	if c.made.Load() {
+	if c.phase.Load() == made {
 		return c.inner
 	}
 	return c.Context
 }
 
 func (c *cutContext) make() {
-	if c.made.Load() {
-		return
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.made.Load() {
-		// It is released with the request's, when the request ends.
+	if c.phase.Load() != unmade {
+		return
+	}
+	if _, ends := c.Deadline(); ends || c.lasts {
 		c.inner, c.release = context.WithCancel(c.Context)
-		c.made.Store(true)
+	} else if c.inner, c.release = context.WithCancel(context.WithoutCancel(c.Context)); c.Context.Err() != nil {
+		c.release()
+	}
+	c.phase.Store(made)
+}
+
+// bind has the context end with the request's.
+func (c *cutContext) bind() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lasts = true
+	if c.phase.Load() == made {
+		c.unbind = context.AfterFunc(c.Context, c.release)
 	}
 }
 
@@ -254,6 +294,19 @@ func (c *cutContext) make() {
 func (c *cutContext) cancel() {
 	c.make()
 	c.release()
+}
+
+// end ends what was made of the context. It is the request's again for those who
+// answer instead.
+func (c *cutContext) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.phase.Swap(over) == made {
+		c.release()
+		if c.unbind != nil {
+			c.unbind()
+		}
+	}
 }
 
 // Interface guards

@@ -117,8 +117,8 @@ func newStreamUpstream(t *testing.T) (address string, ended chan string) {
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "here") })
 	server := httptest.NewServer(mux)
-	t.Cleanup(server.CloseClientConnections)
 	t.Cleanup(server.Close)
+	t.Cleanup(server.CloseClientConnections) // first: the other waits for them
 	return server.Listener.Addr().String(), ended
 }
 
@@ -325,6 +325,49 @@ func TestAHandlerThatWaitsForABodyIsRefusedIt(t *testing.T) {
 		defer writer.Close()
 		wantUploadRefused(t, s, "/deaf", c, body)
 	})
+}
+
+// Whether its client goes away at once or later, and while it waits or streams.
+func TestTheUpstreamLearnsThatAClientWentAway(t *testing.T) {
+	address, ended := newStreamUpstream(t)
+	s := run(t, streamSite(address, "", ""))
+	token := s.Token(t, s.CreateWith(t))
+	allVersions(t, s, func(t *testing.T) {
+		for _, path := range []string{"/late", "/silent"} {
+			for _, after := range []time.Duration{30 * time.Millisecond, 500 * time.Millisecond} {
+				ctx, cancel := context.WithTimeout(t.Context(), after)
+				req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL(path)+"?after=1h", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header.Set("Authorization", "Bearer "+token)
+				if resp, err := s.RoundTrip(t, req); err == nil {
+					_, _ = io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				}
+				cancel()
+				wantEnded(t, ended, path)
+			}
+		}
+		wantHealthy(t, s, token)
+	})
+}
+
+// A page for errors may come from an upstream, too.
+func TestAProxyHandlesTheErrorOfARevokedRequest(t *testing.T) {
+	address, _ := newStreamUpstream(t)
+	s := run(t, site("", "", `client_credentials
+reverse_proxy `+address+`
+handle_errors {
+	rewrite * /
+	reverse_proxy `+address+`
+}`))
+	c := s.CreateWith(t)
+	token := s.Token(t, c)
+	time.AfterFunc(300*time.Millisecond, func() { s.Revoke(t, c) })
+	if body := testserver.Body(t, s.Do(t, http.MethodGet, "/late?after=1h", "", testserver.Bearer(token)...)); body != "here" {
+		t.Errorf("the answer is %q", body)
+	}
 }
 
 // A load balancer keeps its connections, and sends the requests of many clients over

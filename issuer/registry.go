@@ -33,6 +33,7 @@ type registry struct {
 	seed    maphash.Seed
 	changes [changeGroups]atomic.Uint64
 	watches [watchLists]watchList
+	aging   atomic.Bool // somebody is going to look whether watches last
 
 	credentials *credentialCache
 	foreign     *foreignSecrets

@@ -10,6 +10,8 @@ import (
 // ms until its watch is stopped. Its methods are called from other goroutines,
 // one at a time, and should not block.
 type Watcher interface {
+	// Lasts is called once, when the watch has lasted for 100 to 200 ms.
+	Lasts()
 	// TokenExpired is called when the token or its credential has expired.
 	TokenExpired()
 	// TokenRevoked is called when the token or its credential was revoked.
@@ -28,6 +30,7 @@ type Watch struct {
 	ends       time.Time // when the access does by itself
 	ended      bool      // it was revoked
 	prev, next *Watch
+	age        watchAge
 
 	telling sync.Mutex
 	stopped bool // guarded by telling
@@ -41,6 +44,18 @@ const (
 	// watchLists is over how many lists the watches are spread, by credential, so
 	// that a change looks through few of them.
 	watchLists = 1024
+	// watchYouth is how often it is looked whether watches last, while there are
+	// young ones.
+	watchYouth = 100 * time.Millisecond
+)
+
+// watchAge is what became of a watch the last times that its age was looked at.
+type watchAge uint8
+
+const (
+	watchNew   watchAge = iota // it was not there
+	watchYoung                 // it was there
+	watchLasts                 // it was there twice, and its watcher knows
 )
 
 // Watch has the watcher told when the access ends, until Stop is called. It
@@ -51,6 +66,7 @@ func (a *Access) Watch(ctx context.Context, w *Watch, watcher Watcher) error {
 	w.access, w.watcher, w.list = a, watcher, r.watchList(a.group)
 	w.version, w.ends = a.version, a.until()
 	w.list.add(r, w, a.at)
+	r.awaitAge()
 	if r.changes[a.group].Load() == a.changes && !r.keyRevoked(a.Token.keyID) {
 		return nil
 	}
@@ -112,6 +128,43 @@ func (l *watchList) add(r *registry, w *Watch, now time.Time) {
 	if w.ends.Before(l.due) {
 		l.wake(w.ends, now)
 	}
+}
+
+// awaitAge has somebody look whether watches last.
+func (r *registry) awaitAge() {
+	if !r.aging.Load() && r.aging.CompareAndSwap(false, true) {
+		time.AfterFunc(watchYouth, r.ageWatches)
+	}
+}
+
+// ageWatches tells those that last, and goes on for as long as there are young ones.
+func (r *registry) ageWatches() {
+	r.aging.Store(false) // first: who is added from here on looks at it, or is seen
+	young := false
+	for n := range r.watches {
+		lasting, more := r.watches[n].grow()
+		young = young || more
+		for _, w := range lasting {
+			w.tell(w.watcher.Lasts)
+		}
+	}
+	if young {
+		r.awaitAge()
+	}
+}
+
+// grow returns the watches that last since now, and whether there are young ones.
+func (l *watchList) grow() (lasting []*Watch, young bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for w := l.first; w != nil && w.age != watchLasts; w = w.next { // the youngest comes first
+		if w.age++; w.age == watchLasts {
+			lasting = append(lasting, w)
+		} else {
+			young = true
+		}
+	}
+	return lasting, young
 }
 
 // watched reports whether there are watches.

@@ -10,9 +10,10 @@ import (
 // watcher counts what it is told.
 type watcher struct {
 	Watch
-	expired, revoked atomic.Int64
+	expired, revoked, lasts atomic.Int64
 }
 
+func (w *watcher) Lasts()        { w.lasts.Add(1) }
 func (w *watcher) TokenExpired() { w.expired.Add(1) }
 func (w *watcher) TokenRevoked() { w.revoked.Add(1) }
 
@@ -90,6 +91,31 @@ func TestAWatchThatARevocationOvertakesIsRefused(t *testing.T) {
 	}
 	if err := byCredential.Watch(t.Context(), new(Watch), new(watcher)); !isRefusal(err) {
 		t.Errorf("watching a token whose credential was revoked meanwhile: %v, want a refusal", err)
+	}
+}
+
+func TestAWatcherIsToldOnceThatItLasts(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 8)
+	c, secret, err := iss.Create(t.Context(), Draft{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	access, _ := accessFor(t, iss, c, secret)
+	var lasting, short, later watcher
+	watch := func(w *watcher) {
+		if err := access.Watch(t.Context(), &w.Watch, w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	watch(&lasting)
+	watch(&short)
+	short.Stop()
+	eventually(t, "it is told", func() bool { return lasting.lasts.Load() > 0 })
+	eventually(t, "nobody looks any more", func() bool { return !iss.registry.aging.Load() })
+	watch(&later)
+	eventually(t, "a later one is told", func() bool { return later.lasts.Load() > 0 })
+	if lasting, short := lasting.lasts.Load(), short.lasts.Load(); lasting != 1 || short != 0 {
+		t.Errorf("one that lasts was told %d times, and one that was stopped %d times", lasting, short)
 	}
 }
 

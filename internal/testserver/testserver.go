@@ -355,7 +355,7 @@ func (s *Server) Do(t testing.TB, method, path, body string, header ...string) *
 // Send sends a request as it is.
 func (s *Server) Send(t testing.TB, req *http.Request) *http.Response {
 	t.Helper()
-	resp, err := s.roundTrip(t, req) // no redirects, no cookies
+	resp, err := s.RoundTrip(t, req) // no redirects, no cookies
 	if err != nil && time.Since(s.loaded) < time.Second {
 		// What waited in the queue of the listener that a reload closed is
 		// reset, whatever this plugin does.
@@ -378,7 +378,8 @@ func (s *Server) Send(t testing.TB, req *http.Request) *http.Response {
 	return resp
 }
 
-func (s *Server) roundTrip(t testing.TB, req *http.Request) (*http.Response, error) {
+// RoundTrip sends a request, and returns what comes of it.
+func (s *Server) RoundTrip(t testing.TB, req *http.Request) (*http.Response, error) {
 	switch s.HTTP {
 	case 2:
 		return overHTTP2.RoundTrip(req)
