@@ -102,7 +102,7 @@ func NewTokenVerdict(t *issuer.Token, err error) (TokenVerdict, error) {
 	if err != nil {
 		return TokenVerdict{}, err
 	}
-	expires := timestamp(t.Expires)
+	expires := timestamp(t.Expires())
 	return TokenVerdict{
 		Accepted: true, ClientID: t.ClientID, ID: t.ID, Scope: t.Scope, Audience: t.Audience(), Expires: &expires,
 	}, nil

@@ -119,18 +119,19 @@ func (b *BearerAuth) serveGuarded(w http.ResponseWriter, request cleaned, next c
 	if ref != nil {
 		return b.refuse(w, r, ref)
 	}
-	b.guard.accept(r, a)
+	b.guard.accept(request, a)
 	setIdentity(r, a, b.ForwardToken)
 	if b.KeepStreams || a.watched {
 		return next.ServeHTTP(w, r)
 	}
-	return b.watch(a, w, r, next)
+	return b.watch(a, w, request, next)
 }
 
 // watch lets the request pass for as long as its token counts.
-func (b *BearerAuth) watch(a *admission, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+func (b *BearerAuth) watch(a *admission, w http.ResponseWriter, request cleaned, next caddyhttp.Handler) error {
+	r := request.Request
 	a.watched = true
-	if err := a.stream.begin(&a.Access, w, r); err != nil {
+	if err := a.stream.begin(&a.Access, w, request); err != nil {
 		a.stream.leave(w, r) // it may have been told already
 		return b.refuse(w, r, refusalOf(err))
 	}

@@ -63,7 +63,7 @@ func (c *ClientCredentials) caller(w http.ResponseWriter, r *http.Request, iss *
 			c.writeRefusal(w, r, ref)
 			return issuer.Caller{}, false
 		}
-		c.guard.accept(r, a)
+		c.guard.accept(request, a)
 		caller, err := a.Caller(r.Context())
 		if err != nil {
 			c.failCaller(w, r, doing, err)

@@ -225,7 +225,8 @@ func (c *ClientCredentials) warnIfPlaintext(r *http.Request) {
 // issuer.ScopeAdmin, else it answers. The endpoints answer their refusals
 // themselves: the contract fixes their form.
 func (c *ClientCredentials) manager(w http.ResponseWriter, r *http.Request, scopes ...string) (issuer.Caller, bool) {
-	a, ref := c.guard.admit(clean(r))
+	request := clean(r)
+	a, ref := c.guard.admit(request)
 	switch {
 	case ref != nil:
 	case a == nil:
@@ -233,7 +234,7 @@ func (c *ClientCredentials) manager(w http.ResponseWriter, r *http.Request, scop
 	case !a.Token.HasScope(issuer.ScopeAdmin) && !slices.ContainsFunc(scopes, a.Token.HasScope):
 		ref = insufficientScope(a.Token.ClientID, scopes[0])
 	default:
-		c.guard.accept(r, a)
+		c.guard.accept(request, a)
 		caller, err := a.Caller(r.Context())
 		if err == nil {
 			return caller, true

@@ -157,7 +157,7 @@ func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {
 	}
 	access, err := iss.Verify(r.Context(), token)
 	if err == nil {
-		return &admission{Access: access, authorization: authorization}, nil
+		return &admission{Access: access, fields: [...]string{3: authorization}}, nil
 	}
 	switch ref := refusalOf(err); {
 	case r.Context().Err() != nil:
@@ -293,10 +293,10 @@ func (g *guard) logRefusal(level zapcore.Level, message string, r *http.Request,
 
 // accept counts and logs a request that passes, and tells Caddy whose it is:
 // in the placeholders, and so in the access log.
-func (g *guard) accept(r *http.Request, a *admission) {
+func (g *guard) accept(r cleaned, a *admission) {
 	requestsAdmitted.Inc()
 	setPlaceholders(r, a)
-	traceClient(r, a.Token.ClientID)
+	traceClient(r.Request, a.Token.ClientID)
 	if entry := g.logger.Check(zapcore.DebugLevel, "request admitted"); entry != nil {
 		entry.Write(zap.String("client_id", a.Token.ClientID), zap.String("jti", a.Token.ID))
 	}

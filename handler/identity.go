@@ -55,8 +55,7 @@ const identityVar = "client_credentials.identity"
 // admission is what a guard leaves in the request for those that follow.
 type admission struct {
 	issuer.Access
-	authorization string    // the header field's value
-	fields        [4]string // the values of the header fields for the upstream
+	fields [4]string // the values of identityFields for the upstream
 
 	counted bool // by a guard, towards a limit
 	placed  bool // in the placeholders
@@ -68,32 +67,31 @@ type admission struct {
 type cleaned struct {
 	*http.Request
 	vars      map[string]any
+	replacer  *caddy.Replacer
 	admission *admission // that another guard has left, if any
 }
 
 // clean removes the client's own identity headers, once for a request: those
 // that a guard has set since are not the client's.
 func clean(r *http.Request) cleaned {
-	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any) // Caddy has them for each request
+	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any) // Caddy has both for each request
+	replacer, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	seen := vars[identityVar]
 	if seen == nil {
 		stripIdentity(r)
 		vars[identityVar] = true
 	}
 	a, _ := seen.(*admission)
-	return cleaned{r, vars, a}
+	return cleaned{r, vars, replacer, a}
 }
 
 // setIdentity tells the upstream who the client is. The header fields' values
 // are of this request alone, each in a slice of its own: Caddy edits them in
 // place.
 func setIdentity(r *http.Request, a *admission, forwardToken bool) {
-	a.fields = [...]string{a.Token.ClientID, a.Token.Scope, a.Account, ""}
-	if forwardToken {
-		a.fields[3] = a.authorization
-	}
-	for n, name := range [...]string{headerClientID, headerScope, headerAccount, "Authorization"} {
-		if a.fields[n] == "" {
+	a.fields[0], a.fields[1], a.fields[2] = a.Token.ClientID, a.Token.Scope, a.Account
+	for n, name := range identityFields {
+		if a.fields[n] == "" || n == 3 && !forwardToken {
 			delete(r.Header, name)
 		} else {
 			r.Header[name] = a.fields[n : n+1 : n+1]
@@ -101,12 +99,15 @@ func setIdentity(r *http.Request, a *admission, forwardToken bool) {
 	}
 }
 
+// identityFields are those that say who the client is: the last one by its token.
+var identityFields = [...]string{headerClientID, headerScope, headerAccount, "Authorization"}
+
 // setPlaceholders tells Caddy who the client is: it asks when somebody else
 // does.
-func setPlaceholders(r *http.Request, a *admission) {
-	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok && !a.placed {
+func setPlaceholders(r cleaned, a *admission) {
+	if r.replacer != nil && !a.placed {
 		a.placed = true
-		repl.Map(a.placeholder)
+		r.replacer.Map(a.placeholder)
 	}
 }
 

@@ -39,7 +39,8 @@ func (b *BearerProvider) Provision(ctx caddy.Context) (err error) {
 // Authenticate returns the client whose token the request carries. It returns
 // an error only where it cannot tell.
 func (b *BearerProvider) Authenticate(w http.ResponseWriter, r *http.Request) (caddyauth.User, bool, error) {
-	a, ref := b.guard.admit(clean(r))
+	request := clean(r)
+	a, ref := b.guard.admit(request)
 	if a == nil && ref == nil {
 		ref = noToken()
 	}
@@ -53,7 +54,7 @@ func (b *BearerProvider) Authenticate(w http.ResponseWriter, r *http.Request) (c
 		}
 		return caddyauth.User{}, false, ref.err
 	}
-	b.guard.accept(r, a)
+	b.guard.accept(request, a)
 	setIdentity(r, a, false)
 	return caddyauth.User{ID: a.Token.ClientID, Metadata: metadata(&a.Access)}, true, nil
 }

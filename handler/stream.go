@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/clientcredentials/caddy-client-credentials/issuer"
@@ -32,9 +33,10 @@ type stream struct {
 
 // begin starts the watch over a request. It returns an *issuer.Refusal where
 // the right to it has ended already, and any other error where it cannot tell.
-func (s *stream) begin(a *issuer.Access, w http.ResponseWriter, r *http.Request) error {
+func (s *stream) begin(a *issuer.Access, w http.ResponseWriter, request cleaned) error {
+	r := request.Request
 	s.writer.ResponseWriter = w
-	s.context.Context = r.Context()
+	s.context.Context, s.context.vars, s.context.replacer = r.Context(), request.vars, request.replacer
 	if err := a.Watch(r.Context(), &s.watch, s); err != nil {
 		return err
 	}
@@ -220,6 +222,11 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 type cutContext struct {
 	context.Context //nolint:containedctx // the request's: this is a context itself
 
+	// What Caddy asks a request's context for most: some twenty times where it is
+	// proxied, each through all the contexts that have come to be around it.
+	vars     map[string]any
+	replacer *caddy.Replacer
+
 	phase atomic.Uint32
 	mu    sync.Mutex
 	lasts bool
@@ -257,7 +264,15 @@ func (c *cutContext) Err() error {
 
 // Value implements context.Context. Once it is made, the inner context answers,
 // so that package context finds it and those made from it are its children.
-func (c *cutContext) Value(key any) any { return c.now().Value(key) }
+func (c *cutContext) Value(key any) any {
+	switch {
+	case key == caddyhttp.VarsCtxKey && c.vars != nil:
+		return c.vars
+	case key == caddy.ReplacerCtxKey && c.replacer != nil:
+		return c.replacer
+	}
+	return c.now().Value(key)
+}
 
 func (c *cutContext) now() context.Context {
 	if c.phase.Load() == made {

@@ -155,8 +155,8 @@ func wantOwnTimes(t *testing.T, members map[string]json.RawMessage, got *Token) 
 	t.Helper()
 	now := time.Now().Unix()
 	exp, iat := wholeSeconds(t, members, "exp"), wholeSeconds(t, members, "iat")
-	if exp != got.Expires.Unix() || iat != got.IssuedAt.Unix() || exp < now || exp-iat > 3600 || iat > now+int64(clockMargin/time.Second)+1 {
-		t.Fatalf("exp %s and iat %s were taken for %v and %v", members["exp"], members["iat"], got.Expires, got.IssuedAt)
+	if exp != got.Expires().Unix() || iat != got.IssuedAt().Unix() || exp < now || exp-iat > 3600 || iat > now+int64(clockMargin/time.Second)+1 {
+		t.Fatalf("exp %s and iat %s were taken for %v and %v", members["exp"], members["iat"], got.Expires(), got.IssuedAt())
 	}
 	if members["nbf"] != nil && wholeSeconds(t, members, "nbf") > now {
 		t.Fatalf("nbf %s was taken", members["nbf"])

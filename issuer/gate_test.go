@@ -779,8 +779,8 @@ func TestTheGateLetsEveryGoodTokenThrough(t *testing.T) {
 						if !access.Token.For(f.iss.policy.Audience) || access.Token.For(f.iss.policy.Audience+"/") || access.Token.For("") {
 							t.Errorf("it is for %q", access.Token.Audience())
 						}
-						if access.Token.ID == "" || !access.Token.Expires.After(time.Now()) {
-							t.Errorf("it has the id %q and expires %v", access.Token.ID, access.Token.Expires)
+						if access.Token.ID == "" || !access.Token.Expires().After(time.Now()) {
+							t.Errorf("it has the id %q and expires %v", access.Token.ID, access.Token.Expires())
 						}
 						if shown := fmt.Sprintf("%v %s", &access.Token, &access.Token); strings.Contains(shown, f.client.ClientID) || strings.Contains(shown, "read") {
 							t.Errorf("it shows more than its id: %s", shown)

@@ -53,7 +53,7 @@ func (i *Issuer) RevokeToken(ctx context.Context, caller Caller, token string) (
 		(!caller.Has(ScopeRevoke) || access.Account != caller.Credential.Account) {
 		return nil, ErrForeignToken
 	}
-	until := t.Expires.Add(clockSetBack).UTC()
+	until := t.Expires().Add(clockSetBack).UTC()
 	value, err := json.Marshal(revocation{KeepUntil: until})
 	if err != nil {
 		return nil, err

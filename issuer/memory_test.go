@@ -79,11 +79,11 @@ func remember(iss *Issuer, token []byte, n int) {
 	now := time.Now()
 	clientID := fmt.Sprintf("%032x", n)
 	a := Access{Token: Token{
-		ID: newTokenID(), ClientID: clientID, Scope: "items:read items:write", IssuedAt: now, Expires: now.Add(time.Hour),
-		audience: iss.policy.Audience, issuer: iss.policy.Issuer, keyID: iss.keys().signing.id,
+		ID: newTokenID(), ClientID: clientID, Scope: "items:read items:write",
+		issuedAt: now.UnixMilli(), expires: now.Add(time.Hour).UnixMilli(), audience: iss.policy.Audience, keyID: iss.keys().signing.id,
 	}, Account: DefaultAccount, group: iss.registry.group(clientID)}
 	putNumber(token, n)
-	a.keep(iss.registry.verified, string(token))
+	iss.keepToken(string(token), &a)
 }
 
 // putNumber has a token end in a number.

@@ -3,16 +3,15 @@ package issuer
 import (
 	"encoding/binary"
 	"math"
-	"time"
 )
 
 // packedToken is what the cache keeps of a token, beside its text, and what was
 // known of its credential when it was last read: a head of numbers, and the texts.
-type packedToken string
+type packedToken []byte
 
 // The head: where each number is, little-endian.
 const (
-	packedChanges    = 0 // how many changes its credential had seen
+	packedChanges    = 0 // how many changes its credential's group had seen
 	packedVersion    = 8 // of the credential
 	packedEpoch      = 16
 	packedIssuedAt   = 24 // this and the other times in Unix milliseconds, or 0
@@ -33,89 +32,92 @@ const (
 )
 
 // pack returns all of this, or nothing where it is too long to be packed.
-func (a *Access) pack() packedToken {
+func (a *Access) pack(issuer string) packedToken {
 	t := &a.Token
-	texts := [packedTextsCount]string{t.ID, t.ClientID, t.Scope, t.audience, t.issuer, t.keyID, a.Account}
+	texts := [packedTextsCount]string{issuer, t.keyID, t.audience, t.ID, t.ClientID, t.Scope, a.Account}
 	size := packedHead
 	for _, text := range texts {
 		if len(text) > math.MaxUint16 {
-			return ""
+			return nil
 		}
 		size += len(text)
 	}
-	p := make([]byte, packedHead, size)
-	for _, number := range [...]struct {
-		at    int
-		value uint64
-	}{
-		{packedChanges, a.changes},
-		{packedVersion, a.version},
-		{packedEpoch, t.epoch},
-		{packedIssuedAt, milliseconds(t.IssuedAt)},
-		{packedExpires, milliseconds(t.Expires)},
-		{packedNotBefore, milliseconds(t.notBefore)},
-		{packedEnds, milliseconds(a.ends)},
-	} {
-		binary.LittleEndian.PutUint64(p[number.at:], number.value)
-	}
+	p := make(packedToken, packedHead, size)
+	p.setNumber(packedEpoch, t.epoch)
+	p.setNumber(packedIssuedAt, uint64(t.issuedAt))   //nolint:gosec // G115: time reads it back
+	p.setNumber(packedExpires, uint64(t.expires))     //nolint:gosec // the same
+	p.setNumber(packedNotBefore, uint64(t.notBefore)) //nolint:gosec // the same
 	binary.LittleEndian.PutUint16(p[packedGroup:], a.group)
-	binary.LittleEndian.PutUint32(p[packedLimit:], a.requestsPerSecond)
-	if a.ended {
-		p[packedFlags] |= flagEnded
-	}
 	if t.reissued {
 		p[packedFlags] |= flagReissued
 	}
+	p.setCredential(a)
 	for n, text := range texts {
 		binary.LittleEndian.PutUint16(p[packedLengths+2*n:], uint16(len(text))) //nolint:gosec // G115: looked at above
 		p = append(p, text...)
 	}
-	return packedToken(p)
+	return p
 }
 
-// unpack is the reverse of pack.
-func (p packedToken) unpack(a *Access) {
-	a.changes = p.number(packedChanges)
-	a.version = p.number(packedVersion)
-	a.Token.epoch = p.number(packedEpoch)
-	a.Token.IssuedAt = p.time(packedIssuedAt)
-	a.Token.Expires = p.time(packedExpires)
-	a.Token.notBefore = p.time(packedNotBefore)
+// unpack is the reverse of pack. What most tokens have in common is not copied.
+func (p packedToken) unpack(i *Issuer, a *Access) {
+	t := &a.Token
+	a.changes, a.version, t.epoch = p.number(packedChanges), p.number(packedVersion), p.number(packedEpoch)
+	t.issuedAt, t.expires, t.notBefore = p.time(packedIssuedAt), p.time(packedExpires), p.time(packedNotBefore)
 	a.ends = p.time(packedEnds)
-	a.group = uint16(p[packedGroup]) | uint16(p[packedGroup+1])<<8
-	a.requestsPerSecond = uint32(p[packedLimit]) | uint32(p[packedLimit+1])<<8 | uint32(p[packedLimit+2])<<16 | uint32(p[packedLimit+3])<<24
+	a.group = binary.LittleEndian.Uint16(p[packedGroup:])
+	a.requestsPerSecond = binary.LittleEndian.Uint32(p[packedLimit:])
 	a.ended = p[packedFlags]&flagEnded != 0
-	a.Token.reissued = p[packedFlags]&flagReissued != 0
-	rest := string(p[packedHead:])
-	for n, text := range [...]*string{&a.Token.ID, &a.Token.ClientID, &a.Token.Scope, &a.Token.audience, &a.Token.issuer, &a.Token.keyID, &a.Account} {
-		length := p.length(n)
+	t.reissued = p[packedFlags]&flagReissued != 0
+
+	texts, at := p[packedHead:], p.length(0)
+	t.foreign = string(texts[:at]) != i.policy.Issuer
+	keyID := texts[at : at+p.length(1)]
+	t.keyID = i.keys().verify[string(keyID)].id
+	at += len(keyID)
+	audience := texts[at : at+p.length(2)]
+	if t.audience = i.policy.Audience; string(audience) != t.audience {
+		t.audience = string(audience)
+	}
+	at += len(audience)
+	rest := string(texts[at:])
+	for n, text := range [...]*string{&t.ID, &t.ClientID, &t.Scope, &a.Account} {
+		length := p.length(3 + n)
 		*text, rest = rest[:length], rest[length:]
 	}
 }
 
-func (p packedToken) number(at int) uint64 {
-	s := p[at : at+8]
-	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
-		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+// update has the token say what is known now, unless what it says was read later.
+func (p packedToken) update(a *Access) {
+	account := p[len(p)-p.length(packedTextsCount-1):]
+	if p.number(packedChanges) > a.changes || string(account) != a.Account {
+		return // in the latter case it is read each time
+	}
+	if !a.Token.reissued {
+		p[packedFlags] &^= flagReissued
+	}
+	p.setCredential(a)
 }
 
-// milliseconds returns what stands for a time; 0 for the zero one.
-func milliseconds(t time.Time) uint64 {
-	if t.IsZero() {
-		return 0
+// setCredential sets what is known of the credential, but for its account.
+func (p packedToken) setCredential(a *Access) {
+	p.setNumber(packedChanges, a.changes)
+	p.setNumber(packedVersion, a.version)
+	p.setNumber(packedEnds, uint64(a.ends)) //nolint:gosec // G115: time reads it back
+	binary.LittleEndian.PutUint32(p[packedLimit:], a.requestsPerSecond)
+	p[packedFlags] &^= flagEnded
+	if a.ended {
+		p[packedFlags] |= flagEnded
 	}
-	return uint64(t.UnixMilli())
 }
 
-func (p packedToken) time(at int) time.Time {
-	if n := p.number(at); n != 0 {
-		return time.UnixMilli(int64(n)) //nolint:gosec // G115: it was one
-	}
-	return time.Time{}
-}
+func (p packedToken) number(at int) uint64 { return binary.LittleEndian.Uint64(p[at:]) }
+
+func (p packedToken) setNumber(at int, n uint64) { binary.LittleEndian.PutUint64(p[at:], n) }
+
+func (p packedToken) time(at int) int64 { return int64(p.number(at)) } //nolint:gosec // G115: it was one
 
 // length returns that of one of the texts.
 func (p packedToken) length(n int) int {
-	at := packedLengths + 2*n
-	return int(p[at]) | int(p[at+1])<<8
+	return int(binary.LittleEndian.Uint16(p[packedLengths+2*n:]))
 }

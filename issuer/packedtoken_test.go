@@ -135,25 +135,54 @@ func TestATokenIsKeptAsItIsSigned(t *testing.T) {
 }
 
 func TestATokenIsUnpackedAsItWasPacked(t *testing.T) {
-	for _, a := range []Access{
-		{},
-		{
-			Token: Token{
-				ID: "id", ClientID: "client", Scope: "a b", IssuedAt: time.Unix(1, 0), Expires: time.Unix(2, 0),
-				audience: "c d", notBefore: time.Unix(3, 0), issuer: "issuer", keyID: "key", epoch: 1<<63 + 4, reissued: true,
-			},
-			Account: "account", ends: time.UnixMilli(5_006), ended: true, version: 1<<63 + 7, changes: 1<<63 + 8, group: 0xA0B0,
+	i := &Issuer{policy: Policy{Issuer: "issuer", Audience: "audience"}}
+	i.ring.Store(&keyring{verify: map[string]verifyKey{"key": {id: "key"}}})
+	full := Access{
+		Token: Token{
+			ID: "id", ClientID: "client", Scope: "a b", audience: "c d", keyID: "key",
+			issuedAt: 1, expires: 2, notBefore: 3, epoch: 1<<63 + 4, reissued: true,
 		},
-	} {
-		var got Access
-		a.pack().unpack(&got)
-		if !reflect.DeepEqual(got, a) {
+		Account: "account", ends: 5, version: 1<<63 + 7, changes: 1<<63 + 8, group: 0xA0B0, requestsPerSecond: 1<<31 + 9, ended: true,
+	}
+	unpack := func(p packedToken) (a Access) {
+		p.unpack(i, &a)
+		return a
+	}
+	usual := full
+	usual.Token.audience = "audience"
+	for _, a := range []Access{{}, full, usual} {
+		if got := unpack(a.pack("issuer")); !reflect.DeepEqual(got, a) {
 			t.Errorf("%#v became %#v", a, got)
 		}
 	}
+	elsewhere, ofOldKey := full, full
+	elsewhere.Token.foreign = true
+	if got := unpack(full.pack("elsewhere")); !reflect.DeepEqual(got, elsewhere) {
+		t.Errorf("of another issuer: %#v", got)
+	}
+	ofOldKey.Token.keyID = "old"
+	if got := unpack(ofOldKey.pack("issuer")); got.Token.keyID != "" {
+		t.Errorf("of a key that is gone: %#v", got)
+	}
 	tooLong := Access{Token: Token{Scope: strings.Repeat("x", 1<<16)}}
-	if packed := tooLong.pack(); packed != "" {
+	if packed := tooLong.pack("issuer"); packed != nil {
 		t.Error("a text was packed whose length can't be written")
+	}
+
+	// What was read of the credential since.
+	packed, later, earlier, moved := full.pack("issuer"), full, full, full
+	later.ended, later.ends, later.version, later.requestsPerSecond, later.Token.reissued = false, 50, 70, 90, false
+	later.changes++
+	packed.update(&later)
+	packed.update(&earlier)
+	moved.Account, moved.changes = "another", later.changes+1
+	packed.update(&moved)
+	if got := unpack(packed); !reflect.DeepEqual(got, later) {
+		t.Errorf("updated: %#v, want %#v", got, later)
+	}
+	later.Token.reissued = true
+	if packed.update(&later); unpack(packed).Token.reissued {
+		t.Error("a token became reissued that was not")
 	}
 }
 

@@ -60,7 +60,7 @@ type registry struct {
 	opened  time.Time // to the second, as assertions are dated
 	started time.Time // the same, by the clock that can't be set
 
-	// refusedExpiry is the latest expiry, in Unix seconds, of all tokens that were
+	// refusedExpiry is the latest expiry, in Unix milliseconds, of all tokens that were
 	// refused as expired. None that had been issued with such an expiry is accepted
 	// again, whatever the clock is set to.
 	refusedExpiry atomic.Int64

@@ -169,7 +169,7 @@ func TestATokenIsNotAcceptedWhileItsRevocationCannotBeReadOrRuledOut(t *testing.
 		"remembered and changed": func(a *Access) { iss.registry.changes[a.group].Add(1) },
 	} {
 		var a Access
-		packedToken(kept).unpack(&a)
+		packedToken(kept).unpack(iss, &a)
 		forgets(&a)
 		for _, prefix := range []string{revokedTokenPrefix, credentialPrefix} {
 			iss.registry.credentials.forget(a.Token.ClientID)

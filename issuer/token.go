@@ -76,15 +76,14 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 		ID:       newTokenID(),
 		ClientID: c.ClientID,
 		Scope:    strings.Join(scopes, " "),
-		IssuedAt: issuedAt,
-		Expires:  expires,
 		audience: joinAudience(audiences),
-		issuer:   i.policy.Issuer,
 		keyID:    key.id,
+		issuedAt: issuedAt.UnixMilli(),
+		expires:  expires.UnixMilli(),
 		epoch:    c.Epoch,
-		reissued: i.registry.expiryRefused(expires),
+		reissued: i.registry.expiryRefused(expires.UnixMilli()),
 	}, group: i.registry.group(c.ClientID)}
-	text, err := key.sign(&a.Token, audiences, c.Claims)
+	text, err := key.sign(&a.Token, i.policy.Issuer, audiences, c.Claims)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +100,7 @@ func (i *Issuer) Issue(ctx context.Context, req TokenRequest) (*IssuedToken, err
 	if i.registry.keyRevoked(key.id) {
 		return nil, errors.New("the signing key was revoked, and no other signs yet")
 	}
-	a.keep(i.registry.verified, text) // so that its first use needs no check of what was signed just now
+	i.keepToken(text, &a) // so that its first use needs no check of what was signed just now
 	return &IssuedToken{Token: text, ClientID: c.ClientID, ExpiresIn: expires.Sub(issuedAt), Scope: a.Token.Scope}, nil
 }
 
@@ -119,14 +118,14 @@ type accessClaims struct {
 }
 
 // sign makes an RFC 9068 access token, with further claims from ParseClaims.
-func (k *signingKey) sign(t *Token, audiences []string, further json.RawMessage) (string, error) {
+func (k *signingKey) sign(t *Token, issuer string, audiences []string, further json.RawMessage) (string, error) {
 	claims := accessClaims{
-		Issuer:   t.issuer,
+		Issuer:   issuer,
 		Subject:  t.ClientID,
 		ClientID: t.ClientID,
 		Audience: &audiences[0], // a string alone, as most verifiers expect it
-		IssuedAt: t.IssuedAt.Unix(),
-		Expires:  t.Expires.Unix(),
+		IssuedAt: t.issuedAt / 1000,
+		Expires:  t.expires / 1000,
 		ID:       t.ID,
 		Scope:    t.Scope,
 		Epoch:    t.epoch,

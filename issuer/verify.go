@@ -17,14 +17,13 @@ type Token struct {
 	ID       string // the jti claim
 	ClientID string
 	Scope    string // the scope claim
-	IssuedAt time.Time
-	Expires  time.Time
 
-	audience  string // the values of the aud claim, a space between each two
-	notBefore time.Time
-	issuer    string
-	keyID     string
-	epoch     uint64
+	audience string // the values of the aud claim, a space between each two
+	keyID    string // of a key that it may be signed with; empty where there is none any more
+	// In Unix milliseconds; 0 for none.
+	issuedAt, expires, notBefore int64
+	epoch                        uint64
+	foreign                      bool // it is of another issuer than the configuration's
 	// reissued says that the clock was set back before it was issued, to where
 	// tokens of its expiry had been refused as expired, and that it was none of them.
 	reissued bool
@@ -37,21 +36,15 @@ type Access struct {
 	Account string // the credential's
 
 	issuer  *Issuer
-	at      time.Time // when it was found to count
-	ends    time.Time // when the credential expires; zero for never
-	ended   bool      // what the token was issued under was revoked, or it was itself
-	version uint64    // of the credential
+	at      int64  // when it was found to count, in Unix milliseconds
+	ends    int64  // when the credential expires, in the same; 0 for never
+	version uint64 // of the credential
 	// changes is how many of its group's were applied before all of this was read.
 	changes uint64
-	group   uint16
 	// requestsPerSecond is the credential's limit; 0 for none.
 	requestsPerSecond uint32
-
-	// What the cache has of the token, and how often it was used there; nothing
-	// where it does not have it.
-	packed packedToken
-	text   string
-	uses   int
+	group             uint16
+	ended             bool // what the token was issued under was revoked, or it was itself
 }
 
 // Refusal says why a token does not count. The reason is for the operator, from
@@ -64,7 +57,8 @@ func (r *Refusal) Error() string { return "token refused: " + r.Reason }
 // token does not count, and any other error where it cannot tell. Audience and
 // scope are for the caller to check.
 func (i *Issuer) Verify(ctx context.Context, token string) (a Access, err error) {
-	if a.recall(i.registry.verified, token) {
+	uses, known := i.recall(token, &a)
+	if known {
 		rememberedTokens.Inc()
 	} else {
 		otherTokens.Inc()
@@ -72,18 +66,15 @@ func (i *Issuer) Verify(ctx context.Context, token string) (a Access, err error)
 			return Access{}, err
 		}
 	}
-	a.issuer, a.at = i, time.Now()
+	a.issuer, a.at = i, time.Now().UnixMilli()
 	if err = i.registry.stale(); err == nil {
-		err = i.refresh(ctx, &a)
-	}
-	if err == nil {
-		err = i.refuse(&a)
+		err = i.settle(ctx, token, &a)
 	}
 	if err != nil {
 		return Access{}, err
 	}
-	if a.packed != "" && a.uses < bytecache.EnoughUses {
-		i.registry.verified.Used(a.text)
+	if uses < bytecache.EnoughUses {
+		i.registry.verified.Used(token)
 	}
 	return a, nil
 }
@@ -101,21 +92,29 @@ func (a *Access) Caller(ctx context.Context) (Caller, error) {
 }
 
 // recall takes over what the cache has of a token, if it has it.
-func (a *Access) recall(c *bytecache.Cache, token string) bool {
-	packed, uses, ok := c.Get(token)
-	if !ok {
-		return false
-	}
-	a.packed, a.text, a.uses = packedToken(packed), token, uses
-	a.packed.unpack(a)
-	return true
+func (i *Issuer) recall(token string, a *Access) (uses int, ok bool) {
+	return i.registry.verified.View(token, func(packed []byte) { packedToken(packed).unpack(i, a) })
 }
 
-// keep has the cache have the token.
-func (a *Access) keep(c *bytecache.Cache, token string) {
-	if packed := a.pack(); packed != "" && c.Add(token, a.Token.ClientID, string(packed)) {
-		a.packed, a.text = packed, token
+// keepToken has the cache have the token.
+func (i *Issuer) keepToken(token string, a *Access) {
+	if packed := a.pack(i.policy.Issuer); packed != nil {
+		i.registry.verified.Add(token, a.Token.ClientID, string(packed))
 	}
+}
+
+// settle returns why a token of a good signature does not count now, or nil, and
+// has the cache have what was read for that.
+func (i *Issuer) settle(ctx context.Context, token string, a *Access) error {
+	changes, reissued := a.changes, a.Token.reissued
+	err := i.refresh(ctx, a)
+	if err == nil {
+		err = i.refuse(a)
+	}
+	if a.changes != changes || a.Token.reissued != reissued {
+		i.registry.verified.Change(token, func(packed []byte) { packedToken(packed).update(a) })
+	}
+	return err
 }
 
 // refresh reads what is known of the credential again, unless no change has been
@@ -125,11 +124,7 @@ func (i *Issuer) refresh(ctx context.Context, a *Access) error {
 		return nil
 	}
 	// A client that goes away must not look like a store that can't be read.
-	if err := i.registry.judge(context.WithoutCancel(ctx), a); err != nil {
-		return err
-	}
-	i.registry.remember(a)
-	return nil
+	return i.registry.judge(context.WithoutCancel(ctx), a)
 }
 
 // judge reads what is known of the token's credential. It returns a *Refusal where
@@ -154,7 +149,7 @@ func (r *registry) judge(ctx context.Context, a *Access) error {
 // follow takes over what counts of the credential.
 func (a *Access) follow(c remembered) {
 	a.Account = c.Account
-	a.ends = c.Expires
+	a.ends = unixMilli(c.Expires)
 	a.ended = c.ended(&a.Token)
 	a.version, a.changes = c.Version, c.changes
 	a.requestsPerSecond = uint32(c.RequestsPerSecond) //nolint:gosec // G115: at most maxQuota
@@ -169,55 +164,37 @@ func (i *Issuer) refuse(a *Access) error {
 	switch {
 	case !trusted || i.registry.keyRevoked(t.keyID):
 		return &Refusal{"unknown key"}
-	case t.issuer != i.policy.Issuer:
+	case t.foreign:
 		return &Refusal{"wrong issuer"}
-	case !a.at.Before(t.Expires):
-		i.registry.refuseExpiry(t.Expires)
-		i.registry.forgetReissue(a)
+	case a.at >= t.expires:
+		i.registry.refuseExpiry(t.expires)
+		t.reissued = false // it is one of those of its expiry that were refused
 		return &Refusal{"expired"}
-	case i.registry.expiryRefused(t.Expires) && !t.reissued:
+	case i.registry.expiryRefused(t.expires) && !t.reissued:
 		return &Refusal{"expired"} // the clock was set back
-	case a.at.Before(t.notBefore):
+	case a.at < t.notBefore:
 		return &Refusal{"not valid yet"}
 	case a.ended:
 		return &Refusal{"revoked"}
-	case !a.ends.IsZero() && !a.at.Before(a.ends):
+	case a.ends != 0 && a.at >= a.ends:
 		return &Refusal{"credential expired"}
 	}
 	return nil
 }
 
-// forgetReissue has a token that has expired be one of those of its expiry that
-// were refused.
-func (r *registry) forgetReissue(a *Access) {
-	if a.Token.reissued {
-		a.Token.reissued = false
-		r.remember(a)
-	}
-}
-
-// remember has the cache say of a token what is known now.
-func (r *registry) remember(a *Access) {
-	if before := a.packed; before != "" {
-		a.packed = a.pack()
-		r.verified.Replace(a.text, string(before), string(a.packed))
-	}
-}
-
-// refuseExpiry notes the expiry of a token that was refused as expired.
-func (r *registry) refuseExpiry(expires time.Time) {
+// refuseExpiry notes the expiry of a token that was refused as expired, in Unix
+// milliseconds.
+func (r *registry) refuseExpiry(expires int64) {
 	for {
 		before := r.refusedExpiry.Load()
-		if expires.Unix() <= before || r.refusedExpiry.CompareAndSwap(before, expires.Unix()) {
+		if expires <= before || r.refusedExpiry.CompareAndSwap(before, expires) {
 			return
 		}
 	}
 }
 
 // expiryRefused reports whether tokens of that expiry were refused as expired.
-func (r *registry) expiryRefused(expires time.Time) bool {
-	return expires.Unix() <= r.refusedExpiry.Load()
-}
+func (r *registry) expiryRefused(expires int64) bool { return expires <= r.refusedExpiry.Load() }
 
 // verify checks all of a token that does not change with time. What costs
 // little comes first: the checks of signatures are bounded in number, so that
@@ -239,15 +216,15 @@ func (i *Issuer) verify(ctx context.Context, token string) (a Access, err error)
 		return a, &Refusal{"wrong algorithm"}
 	}
 	return i.verifying.check(ctx, token, func(ctx context.Context) (a Access, err error) {
-		if a.recall(i.registry.verified, token) { // from a request just before
+		if _, known := i.recall(token, &a); known { // from a request just before
 			return a, nil
 		}
 		if a, err = i.verifySigned(ctx, jws, key); err != nil {
 			return a, err
 		}
-		a.at = time.Now()
+		a.at = time.Now().UnixMilli()
 		if i.refuse(&a) == nil {
-			a.keep(i.registry.verified, token)
+			i.keepToken(token, &a)
 		}
 		return a, nil
 	})
@@ -283,12 +260,11 @@ func (i *Issuer) verifySigned(ctx context.Context, jws *compact, key verifyKey) 
 		ID:        claims.id,
 		ClientID:  claims.clientID,
 		Scope:     claims.scope,
-		IssuedAt:  claims.issuedAt,
-		Expires:   claims.expires,
 		audience:  joinAudience(claims.audience),
-		notBefore: claims.notBefore,
-		issuer:    i.policy.Issuer,
 		keyID:     key.id,
+		issuedAt:  unixMilli(claims.issuedAt),
+		expires:   unixMilli(claims.expires),
+		notBefore: unixMilli(claims.notBefore),
 		epoch:     claims.epoch,
 	}
 	a.group = i.registry.group(claims.clientID)
@@ -338,6 +314,12 @@ const (
 func (c *Credential) ended(t *Token) bool {
 	return !c.Revoked.IsZero() || c.Epoch != t.epoch
 }
+
+// IssuedAt returns the iat claim.
+func (t *Token) IssuedAt() time.Time { return time.UnixMilli(t.issuedAt) }
+
+// Expires returns the exp claim.
+func (t *Token) Expires() time.Time { return time.UnixMilli(t.expires) }
 
 // Scopes returns the parts of the scope claim.
 func (t *Token) Scopes() []string { return strings.Fields(t.Scope) }

@@ -26,9 +26,9 @@ type Watch struct {
 	list    *watchList
 
 	// Guarded by the list:
-	version    uint64    // of the credential that says what follows
-	ends       time.Time // when the access does by itself
-	ended      bool      // it was revoked
+	version    uint64 // of the credential that says what follows
+	ends       int64  // when the access does by itself, in Unix milliseconds
+	ended      bool   // it was revoked
 	prev, next *Watch
 	age        watchAge
 
@@ -94,11 +94,11 @@ func (w *Watch) Stop() {
 }
 
 // until returns when the access ends by itself.
-func (a *Access) until() time.Time { return earlier(a.Token.Expires, a.ends) }
+func (a *Access) until() int64 { return earlier(a.Token.expires, a.ends) }
 
-// earlier returns the one that comes first; the second is zero for never.
-func earlier(expires, ends time.Time) time.Time {
-	if !ends.IsZero() && ends.Before(expires) {
+// earlier returns the one that comes first; the second is 0 for never.
+func earlier(expires, ends int64) int64 {
+	if ends != 0 && ends < expires {
 		return ends
 	}
 	return expires
@@ -110,10 +110,10 @@ type watchList struct {
 	mu    sync.Mutex
 	first *Watch
 	timer *time.Timer // nil while it does not run
-	due   time.Time   // when it fires
+	due   int64       // when it fires, in Unix milliseconds
 }
 
-func (l *watchList) add(r *registry, w *Watch, now time.Time) {
+func (l *watchList) add(r *registry, w *Watch, now int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w.next = l.first
@@ -123,9 +123,9 @@ func (l *watchList) add(r *registry, w *Watch, now time.Time) {
 	l.first = w
 	if l.timer == nil {
 		l.timer = time.AfterFunc(watchRound, func() { l.tell(r) })
-		l.due = now.Add(watchRound)
+		l.due = now + watchRound.Milliseconds()
 	}
-	if w.ends.Before(l.due) {
+	if w.ends < l.due {
 		l.wake(w.ends, now)
 	}
 }
@@ -222,7 +222,7 @@ func (l *watchList) credentialChanged(r *registry, c *Credential) {
 		if w.access.Token.ClientID == c.ClientID && c.Version > w.version {
 			w.version = c.Version
 			w.ended = w.ended || c.ended(&w.access.Token)
-			w.ends = earlier(w.access.Token.Expires, c.Expires)
+			w.ends = earlier(w.access.Token.expires, unixMilli(c.Expires))
 		}
 	}
 	l.mu.Unlock()
@@ -242,17 +242,14 @@ func (l *watchList) tokenRevoked(r *registry, clientID, id string) {
 }
 
 // wake sets the timer. The list is locked.
-func (l *watchList) wake(at, now time.Time) {
-	if latest := now.Add(watchRound); at.After(latest) {
-		at = latest
-	}
-	l.due = at
-	l.timer.Reset(at.Sub(now))
+func (l *watchList) wake(at, now int64) {
+	l.due = min(at, now+watchRound.Milliseconds())
+	l.timer.Reset(time.Duration(l.due-now) * time.Millisecond)
 }
 
 // tell tells those whose token has ended.
 func (l *watchList) tell(r *registry) {
-	revoked, expired := l.ended(r, time.Now())
+	revoked, expired := l.ended(r, time.Now().UnixMilli())
 	for _, w := range revoked {
 		w.tell(w.watcher.TokenRevoked)
 	}
@@ -263,7 +260,7 @@ func (l *watchList) tell(r *registry) {
 
 // ended returns the watches whose token has ended, and sets the timer for the
 // next.
-func (l *watchList) ended(r *registry, now time.Time) (revoked, expired []*Watch) {
+func (l *watchList) ended(r *registry, now int64) (revoked, expired []*Watch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.first == nil {
@@ -273,20 +270,18 @@ func (l *watchList) ended(r *registry, now time.Time) (revoked, expired []*Watch
 		}
 		return nil, nil
 	}
-	next := now.Add(watchRound)
+	next := now + watchRound.Milliseconds()
 	for w := l.first; w != nil; w = w.next {
 		ends := w.ends
 		switch {
 		case w.ended || r.keyRevoked(w.access.Token.keyID) || r.nodes.cutOff():
 			revoked = append(revoked, w)
-			ends = now.Add(tellAgain)
-		case !now.Before(ends):
+			ends = now + tellAgain.Milliseconds()
+		case now >= ends:
 			expired = append(expired, w)
-			ends = now.Add(tellAgain)
+			ends = now + tellAgain.Milliseconds()
 		}
-		if ends.Before(next) {
-			next = ends
-		}
+		next = min(next, ends)
 	}
 	l.wake(next, now)
 	return revoked, expired

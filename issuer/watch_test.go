@@ -149,7 +149,7 @@ func TestWatchesCostNoGoroutine(t *testing.T) {
 		}
 		return true
 	})
-	if time.Now().Before(access.Token.Expires) {
+	if time.Now().Before(access.Token.Expires()) {
 		t.Error("they were told too early")
 	}
 	for n := range all {

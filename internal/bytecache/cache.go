@@ -58,19 +58,26 @@ func New() *Cache { return &Cache{seed: maphash.MakeSeed()} }
 
 // Get returns the value of a key, and how often it was used, up to EnoughUses.
 func (c *Cache) Get(key string) (value string, uses int, ok bool) {
+	uses, ok = c.View(key, func(known []byte) { value = string(known) })
+	return value, uses, ok
+}
+
+// View does the same, and has read look at the value instead, which it may not keep.
+func (c *Cache) View(key string, read func(value []byte)) (uses int, ok bool) {
 	hash := c.hash(key)
 	s := c.shard(hash)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	n := s.find(c.memory, hash, key)
 	if n < 0 {
-		return "", 0, false
+		return 0, false
 	}
 	e := s.at(n)
-	return string(valueOf(c.memory[e.offset():])), e.uses(), true
+	read(valueOf(c.memory[e.offset():]))
+	return e.uses(), true
 }
 
-// Used notes that what Get has returned was of use.
+// Used notes that what Get or View has returned was of use.
 func (c *Cache) Used(key string) {
 	hash := c.hash(key)
 	s := c.shard(hash)
@@ -105,26 +112,18 @@ func (c *Cache) Put(key, owner, value string) bool {
 	return c.overwrite(hash, key, value) || c.add(hash, key, owner, value)
 }
 
-// Replace has a key have another value of the same length. It reports false where
-// its value is not the one before, and nothing was done.
-func (c *Cache) Replace(key, before, after string) bool {
-	if len(before) != len(after) {
-		return false
-	}
+// Change has write change the value of a key in its place. It reports whether there
+// is one.
+func (c *Cache) Change(key string, write func(value []byte)) bool {
 	hash := c.hash(key)
 	s := c.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.find(c.memory, hash, key)
-	if n < 0 {
-		return false
+	if n >= 0 {
+		write(valueOf(c.memory[s.at(n).offset():]))
 	}
-	value := valueOf(c.memory[s.at(n).offset():])
-	if string(value) != before {
-		return false
-	}
-	copy(value, after)
-	return true
+	return n >= 0
 }
 
 // Drop forgets a key.

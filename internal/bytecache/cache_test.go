@@ -1,6 +1,7 @@
 package bytecache
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -68,11 +69,14 @@ func TestItHasWhatWasPutThereLast(t *testing.T) {
 			c.Put(key, key, value)
 			latest[key] = value
 		case 2:
-			after := strings.Repeat("x", len(latest[key]))
-			if c.Replace(key, latest[key], after) {
-				latest[key] = after
-			} else if now, _, ok := c.Get(key); ok {
-				t.Fatalf("%q was not replaced", now)
+			changed := c.Change(key, func(value []byte) {
+				if string(value) != latest[key] {
+					t.Fatalf("it changes %q, and the last was %q", value, latest[key])
+				}
+				value[0] = 'x'
+			})
+			if changed {
+				latest[key] = "x" + latest[key][1:]
 			}
 		case 3:
 			c.use(key)
@@ -217,7 +221,7 @@ func TestRecordsAreReadWhileOthersTakeTheirPlace(t *testing.T) {
 				case 0:
 					c.Put(key, key, key)
 				case 1:
-					c.Replace(key, key, strings.ToUpper(key))
+					c.Change(key, func(value []byte) { copy(value, bytes.ToUpper(value)) })
 				case 2:
 					c.Used(key)
 				default:
