@@ -316,7 +316,7 @@ func madeHere(id string) bool {
 func decodeCredential(data []byte) (*Credential, error) {
 	c := new(Credential)
 	if err := json.Unmarshal(data, c); err != nil {
-		return nil, fmt.Errorf("a credential's record can't be read: %w", err)
+		return nil, fmt.Errorf("a credential's %w: %w", errUnreadable, err)
 	}
 	return c, nil
 }

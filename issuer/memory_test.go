@@ -2,7 +2,6 @@ package issuer
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -19,16 +18,13 @@ func TestWhatIsRememberedIsNothingToTheCollector(t *testing.T) {
 	for n := range clients {
 		name, clientID, secret := fmt.Sprint("client ", n), fmt.Sprintf("%032x", n), newSecret()
 		draft := Draft{Name: &name, Account: DefaultAccount, Scopes: []string{"items:read", "items:write"}}
-		value, err := json.Marshal(newCredential(draft, time.Now(), iss.keys().hash(clientID, secret), clientID))
-		if err != nil {
-			t.Fatal(err)
-		}
-		iss.registry.credentials.putText(clientID, 0, value)
+		c := newCredential(draft, time.Now(), iss.keys().hash(clientID, secret), clientID)
+		iss.registry.credentials.putPacked(clientID, 0, c, nil)
 		if _, err := iss.Issue(t.Context(), tokenRequest(clientID, secret)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	credentials, credentialBytes := iss.registry.credentials.texts.Len()
+	credentials, credentialBytes := iss.registry.credentials.packed.Len()
 	if err := iss.registry.flushUses(t.Context()); err != nil { // which are remembered for a minute
 		t.Fatal(err)
 	}
@@ -67,6 +63,28 @@ func BenchmarkVerify(b *testing.B) {
 			for b.Loop() {
 				putNumber(token, rand.IntN(clients))
 				if _, err := iss.Verify(b.Context(), string(token)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// What a credential costs that is remembered, by how many there are.
+func BenchmarkCredential(b *testing.B) {
+	for _, clients := range []int{100, 1_000_000} {
+		b.Run(fmt.Sprint(clients), func(b *testing.B) {
+			iss := newTestIssuer(b, openTestStore(b, b.TempDir()), time.Hour, 1)
+			resize(b, iss.registry.credentials.packed, 2<<30)
+			for n := range clients {
+				name, clientID := fmt.Sprint("client ", n), fmt.Sprintf("%032x", n)
+				draft := Draft{Name: &name, Account: DefaultAccount, Scopes: []string{"items:read", "items:write"}}
+				c := newCredential(draft, time.Now(), iss.keys().hash(clientID, "secret"), clientID)
+				iss.registry.credentials.putPacked(clientID, 0, c, nil)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := iss.registry.credential(b.Context(), fmt.Sprintf("%032x", rand.IntN(clients))); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -42,7 +42,7 @@ func newTestIssuer(t testing.TB, st store.Store, lifetime time.Duration, recent 
 		t.Fatal(err)
 	}
 	reg.resizeCaches(DefaultTokenCache)
-	resize(t, reg.credentials.texts, int64(recent)<<10)
+	resize(t, reg.credentials.packed, int64(recent)<<10)
 	reg.credentials.decoded = reg.credentials.decoded[:2]
 	t.Cleanup(reg.close)
 	policy := Policy{Issuer: "https://issuer.test", Audience: "https://api.test", TokenLifetime: lifetime}
@@ -155,7 +155,7 @@ func (c *credentialCache) forget(clientID string) {
 			c.decoded[n].Store(nil)
 		}
 	}
-	c.texts.Drop(clientID)
+	c.packed.Drop(clientID)
 }
 
 // forget makes the registry drop what it remembers of a credential.

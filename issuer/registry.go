@@ -148,7 +148,7 @@ func (r *registry) close() {
 	case <-time.After(lastEvents):
 	}
 	r.verified.Close()
-	r.credentials.texts.Close()
+	r.credentials.packed.Close()
 }
 
 // join has the logs and the events of a configuration tell of changes when its
@@ -235,7 +235,7 @@ func (r *registry) adjust() {
 }
 
 func (r *registry) resizeCaches(tokens int64) {
-	err := errors.Join(r.verified.Resize(tokens), r.credentials.texts.Resize(tokens/credentialShare))
+	err := errors.Join(r.verified.Resize(tokens), r.credentials.packed.Resize(tokens/credentialShare))
 	if err != nil {
 		caddy.Log().Named("client_credentials").Error(
 			"no memory for token_cache: what it would remember is checked, or read, each time", zap.Error(err))
@@ -254,30 +254,40 @@ func (r *registry) credential(ctx context.Context, clientID string) (remembered,
 	if known, ok := r.credentials.get(group, clientID, seen); ok {
 		return known, nil
 	}
-	text, err := r.credentialText(ctx, clientID, seen)
-	if err != nil {
-		return remembered{}, err
-	}
-	c, err := decodeCredential(text)
-	if err != nil {
-		return remembered{}, err
+	c, ok := r.credentials.unpack(clientID, seen)
+	if !ok {
+		var err error
+		if c, _, err = r.readStored(ctx, clientID, seen); err != nil {
+			return remembered{}, err
+		}
 	}
 	now := remembered{r.nodes.latest(c), seen}
 	r.credentials.put(group, now)
 	return now, nil
 }
 
-// credentialText returns what the store has of a credential: from memory, if no
-// change was applied since it was read.
-func (r *registry) credentialText(ctx context.Context, clientID string, changes uint64) ([]byte, error) {
-	if text, ok := r.credentials.text(clientID, changes); ok {
-		return text, nil
+// stored returns what the store has of a credential, and its text there: from
+// memory, if no change was applied since it was read.
+func (r *registry) stored(ctx context.Context, clientID string) (*Credential, []byte, error) {
+	seen := r.changes[r.group(clientID)].Load()
+	if c, text, ok := r.credentials.stored(clientID, seen); ok {
+		return c, text, nil
 	}
+	return r.readStored(ctx, clientID, seen)
+}
+
+// readStored reads a credential, and remembers it.
+func (r *registry) readStored(ctx context.Context, clientID string, changes uint64) (*Credential, []byte, error) {
 	text, err := r.store.Get(ctx, credentialKey(clientID))
-	if err == nil {
-		r.credentials.putText(clientID, changes, text)
+	if err != nil {
+		return nil, nil, err
 	}
-	return text, err
+	c, err := decodeCredential(text)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.credentials.putPacked(clientID, changes, c, text)
+	return c, text, nil
 }
 
 // commit has the store durably take what the batch makes of credentials, and has

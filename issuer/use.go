@@ -119,8 +119,8 @@ func (r *useRecord) prune(c *Credential) {
 	}
 }
 
-// errUnreadable says that a record is not what this package has written.
-var errUnreadable = errors.New("a record can't be read")
+// errUnreadable says that a record of the store is not what this package has written.
+var errUnreadable = errors.New("record can't be read")
 
 func usedKey(clientID string) string { return usedPrefix + clientID }
 
@@ -132,7 +132,7 @@ func readUse(ctx context.Context, st store.Store, clientID string) (value []byte
 	}
 	if err == nil {
 		if err = json.Unmarshal(value, &record); err != nil {
-			err = fmt.Errorf("%w: %w", errUnreadable, err)
+			err = fmt.Errorf("a last use's %w: %w", errUnreadable, err)
 		}
 	}
 	return value, record, err
@@ -339,7 +339,7 @@ func (r *registry) flushSomeUses(ctx context.Context) (busy time.Duration, err e
 	// A credential was changed at the same time, or removed since it is remembered:
 	// again, with what the store has.
 	for clientID := range byClient {
-		r.credentials.texts.Drop(clientID)
+		r.credentials.packed.Drop(clientID)
 	}
 	r.uses.conflicted(byClient, end)
 	return busy, nil
@@ -348,16 +348,12 @@ func (r *registry) flushSomeUses(ctx context.Context) (busy time.Duration, err e
 // writeUse adds to the batch that a credential was used, if it is still there when
 // that is carried out.
 func (r *registry) writeUse(ctx context.Context, clientID string, times useTimes, batch *store.Batch) error {
-	credential, err := r.credentialText(ctx, clientID, r.changes[r.group(clientID)].Load())
+	c, credential, err := r.stored(ctx, clientID)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
-	}
-	c, err := decodeCredential(credential)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	before, record, err := readUse(ctx, r.store, clientID)
 	if err != nil {
