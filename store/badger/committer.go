@@ -161,19 +161,18 @@ func (c *committer) transact(merged []*operation) (err error) {
 	if c.failed != nil {
 		return c.failed
 	}
-	txn := c.db.NewTransaction(true)
-	defer txn.Discard()
 	c.guard.look()
-	t, err := readTally(txn)
+	txn, err := begin(c.db)
 	if err != nil {
 		return err
 	}
+	defer txn.Discard()
 	size := int64(tallyRoom)
 	for _, op := range merged {
 		if op.err = c.admit(txn, op); op.err != nil {
 			continue
 		}
-		if err := op.write(txn, &t); err != nil {
+		if err := op.write(txn); err != nil {
 			return fmt.Errorf("%w: %w", errUnwritable, err)
 		}
 		size += op.size()
@@ -181,15 +180,15 @@ func (c *committer) transact(merged []*operation) (err error) {
 	if size == tallyRoom {
 		return nil // there is nothing to write
 	}
-	t.transactions++
-	if err := t.write(txn); err != nil {
+	txn.tally.transactions++
+	if err := txn.tally.write(txn.Txn); err != nil {
 		return fmt.Errorf("%w: %w", errUnwritable, err)
 	}
 	defer c.guard.wrote(size)
 	if err := txn.Commit(); err != nil {
 		return c.fail(err)
 	}
-	return c.head.write(t)
+	return c.head.write(txn.tally)
 }
 
 // fail has nothing be written after a transaction that Badger could not write:
@@ -202,7 +201,7 @@ func (c *committer) fail(err error) error {
 }
 
 // admit returns an error where the operation can't be carried out.
-func (c *committer) admit(txn *badgerdb.Txn, op *operation) error {
+func (c *committer) admit(txn *transaction, op *operation) error {
 	if err := op.check(txn); err != nil {
 		return err
 	}
@@ -210,26 +209,26 @@ func (c *committer) admit(txn *badgerdb.Txn, op *operation) error {
 }
 
 // check returns the error of the first condition that does not hold.
-func (o *operation) check(txn *badgerdb.Txn) error {
+func (o *operation) check(txn *transaction) error {
 	for _, condition := range o.Conditions {
-		if err := check(txn, condition); err != nil {
+		if err := txn.check(condition); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (o *operation) write(txn *badgerdb.Txn, t *tally) error {
+func (o *operation) write(txn *transaction) error {
 	for _, record := range o.Puts {
 		if len(record.Value) > maxValue {
 			return fmt.Errorf("writing %s: its value has %d bytes, and may have %d", record.Key, len(record.Value), maxValue)
 		}
-		if err := t.put(txn, record); err != nil {
+		if err := txn.put(record); err != nil {
 			return fmt.Errorf("writing %s: %w", record.Key, err)
 		}
 	}
 	for _, key := range o.Deletes {
-		if err := t.remove(txn, key); err != nil {
+		if err := txn.remove(key); err != nil {
 			return fmt.Errorf("deleting %s: %w", key, err)
 		}
 	}

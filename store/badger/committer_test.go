@@ -1,14 +1,14 @@
 package badger
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
-
-	badgerdb "github.com/dgraph-io/badger/v4"
 
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
@@ -130,6 +130,67 @@ func TestAPanicWhileWritingIsAnErrorToWhoWaits(t *testing.T) {
 	}
 }
 
+// What a condition has read is not read again when what takes its place is counted.
+func TestTheTallyAgreesHoweverOperationsMeet(t *testing.T) {
+	st := openIn(t, t.TempDir())
+	random := rand.New(rand.NewPCG(1, 2))
+	values := make(map[string][]byte)
+	conflicts := 0
+	for range 300 {
+		var merged []*operation
+		for range 1 + random.IntN(5) {
+			op := &operation{done: make(chan struct{})}
+			for range 1 + random.IntN(4) {
+				key, value := fmt.Sprint(random.IntN(8)), fmt.Append([]byte{}, random.IntN(100))
+				switch random.IntN(4) {
+				case 0:
+					op.Puts = append(op.Puts, store.Record{Key: key, Value: value})
+				case 1:
+					op.Deletes = append(op.Deletes, key)
+				case 2:
+					op.Conditions = append(op.Conditions, store.Condition{Key: key, Value: values[key]})
+				default:
+					op.Conditions = append(op.Conditions, store.Condition{Key: key, Value: values[key]})
+					op.Puts = append(op.Puts, store.Record{Key: key, Value: value})
+				}
+			}
+			merged = append(merged, op)
+		}
+		st.committer.carryOut(merged)
+		for _, op := range merged {
+			switch {
+			case errors.Is(op.err, store.ErrConflict):
+				conflicts++
+				continue
+			case op.err != nil:
+				t.Fatal(op.err)
+			}
+			for _, record := range op.Puts {
+				values[record.Key] = record.Value
+			}
+			for _, key := range op.Deletes {
+				delete(values, key)
+			}
+		}
+		recorded, err := recordedTally(st.db)
+		if err != nil {
+			t.Fatal(err)
+		}
+		records, sum, err := count(st.db, func(_ string, err error) error { return err })
+		if err != nil || records != recorded.records || sum != recorded.sum || records != uint64(len(values)) {
+			t.Fatalf("%v: the tally is %+v; there are %d records of sum %d, and should be %d", err, recorded, records, sum, len(values))
+		}
+	}
+	if conflicts == 0 || conflicts > 500 {
+		t.Errorf("%d operations conflicted: the test tests little", conflicts)
+	}
+	for key, value := range values {
+		if now, err := st.Get(t.Context(), key); err != nil || !bytes.Equal(now, value) {
+			t.Errorf("%s is %q, %v, want %q", key, now, err, value)
+		}
+	}
+}
+
 // What merging gains, on the disk that has the tests' directories.
 func BenchmarkDurableCommits(b *testing.B) {
 	var one sync.Mutex
@@ -142,7 +203,15 @@ func BenchmarkDurableCommits(b *testing.B) {
 			return errors.Join(st.committer.transact([]*operation{op}), op.err)
 		},
 		"one transaction each, of Badger's own, without a head": func(st *database, batch store.Batch) error {
-			return st.db.Update(func(txn *badgerdb.Txn) error { return (&operation{Batch: batch}).write(txn, new(tally)) })
+			txn, err := begin(st.db)
+			if err != nil {
+				return err
+			}
+			defer txn.Discard()
+			if err := (&operation{Batch: batch}).write(txn); err != nil {
+				return err
+			}
+			return txn.Commit()
 		},
 	} {
 		b.Run(name, func(b *testing.B) {

@@ -1,7 +1,6 @@
 package badger
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -133,22 +132,6 @@ func (d *database) view(read func(txn *badgerdb.Txn) error) (err error) {
 		}
 	}()
 	return d.db.View(read)
-}
-
-func check(txn *badgerdb.Txn, condition store.Condition) error {
-	value, err := read(txn, condition.Key)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		if condition.Value != nil {
-			return store.ErrConflict
-		}
-		return nil
-	case err != nil:
-		return err
-	case condition.Value == nil || !bytes.Equal(value, condition.Value):
-		return store.ErrConflict
-	}
-	return nil
 }
 
 func read(txn *badgerdb.Txn, key string) ([]byte, error) {

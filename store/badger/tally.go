@@ -62,46 +62,6 @@ func (t tally) write(txn *badgerdb.Txn) error {
 	return txn.Set([]byte(tallyKey), store.Seal(store.Record{Key: tallyKey, Value: t.encode()}))
 }
 
-// put writes a record and counts it, in place of what was there.
-func (t *tally) put(txn *badgerdb.Txn, record store.Record) error {
-	if err := t.discount(txn, record.Key); err != nil {
-		return err
-	}
-	sealed := store.Seal(record)
-	t.records++
-	t.sum += uint64(binary.BigEndian.Uint32(sealed))
-	return txn.Set([]byte(record.Key), sealed)
-}
-
-// remove deletes a record and counts it no more.
-func (t *tally) remove(txn *badgerdb.Txn, key string) error {
-	if err := t.discount(txn, key); err != nil {
-		return err
-	}
-	return txn.Delete([]byte(key))
-}
-
-func (t *tally) discount(txn *badgerdb.Txn, key string) error {
-	if key == tallyKey {
-		return errors.New("the key is the store's own")
-	}
-	item, err := txn.Get([]byte(key))
-	if errors.Is(err, badgerdb.ErrKeyNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return item.Value(func(sealed []byte) error {
-		if _, err := store.Unseal(item.Key(), sealed); err != nil {
-			return err
-		}
-		t.records--
-		t.sum -= uint64(binary.BigEndian.Uint32(sealed))
-		return nil
-	})
-}
-
 // count reads the whole database, on all processors, and returns how many
 // records there are and the sum of their checksums. It passes what is not as it
 // was written to damaged, from several goroutines, and ends with its first error.
