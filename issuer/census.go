@@ -104,7 +104,7 @@ var (
 	credentialsDesc = describe("credentials", "Credentials that are neither revoked nor expired.")
 	expiringDesc    = describe("credentials_expiring", "Those of them that expire within so many days.", "days")
 	keyStartDesc    = describe("signing_key_start_timestamp_seconds", "Since when the signing key signs, in Unix time.")
-	lastUsedLagDesc = describe("last_used_flush_lag_seconds", "For how long the last use of some credential was not written to the store: up to a minute, unless more clients come than a fortieth of the processors can write, or the store takes nothing.")
+	lastUsedLagDesc = describe("last_used_flush_lag_seconds", "For how long the last use of some credential was not written to the store: up to a minute, unless more clients come than a hundredth of the processors can write, or the store takes nothing.")
 )
 
 func describe(name, help string, labels ...string) *prometheus.Desc {

@@ -74,12 +74,16 @@ const (
 	useBatch = 250
 	// useShare is the part of all processors that the writing of uses may take,
 	// however many credentials are in use: after each transaction it rests. With a
-	// million credentials, one takes 50 ms, so that each processor gives some 100 uses
-	// a second. A store that is shared works on processors of its own, and needs no
-	// rest of more than sharedUseRest: 750 a second.
-	useShare       = 40 // 1/40
-	longestUseRest = 5 * time.Second
-	sharedUseRest  = 300 * time.Millisecond
+	// million credentials, one takes 16 ms, and what Badger does afterwards a fourth of
+	// that, so that each processor gives some 100 uses a second. It gives fewer where
+	// others keep it busy, or the disk is slow: to wait for them counts as to work, up
+	// to longestUseRest.
+	useShare       = 100 // 1/100
+	useAfterwards  = 4   // 1/4
+	longestUseRest = 10 * time.Second
+	// sharedUseRest is enough where a store is shared, which works on processors of its
+	// own: 750 uses a second.
+	sharedUseRest = 300 * time.Millisecond
 	// lastFlush bounds how long a store that closes waits for them: for some tens of
 	// thousands.
 	lastFlush = 10 * time.Second
@@ -294,27 +298,24 @@ func (u *uses) passed(end int) {
 // flushUses durably tells the store of all uses until now.
 func (r *registry) flushUses(ctx context.Context) error { return r.flushUsesWith(ctx, nil) }
 
-// flushUsesWith does the same, and calls rest after each batch with the time for
-// which it has kept a processor, for as long as that returns true.
+// flushUsesWith does the same, and calls rest after each batch with the time that it
+// has taken, for as long as that returns true.
 func (r *registry) flushUsesWith(ctx context.Context, rest func(time.Duration) bool) error {
 	for last := r.uses.lastRound(); !r.uses.done(last); {
-		busy, err := r.flushSomeUses(ctx)
-		if err != nil {
+		begun := time.Now()
+		if err := r.flushSomeUses(ctx); err != nil {
 			return err
 		}
-		if rest != nil && !rest(busy) {
+		if rest != nil && !rest(time.Since(begun)) {
 			return nil
 		}
 	}
 	return nil
 }
 
-// flushSomeUses returns for how long it has kept a processor, or nearly: the commit
-// takes as much as what comes before it, and waits for the disk besides.
-func (r *registry) flushSomeUses(ctx context.Context) (busy time.Duration, err error) {
+func (r *registry) flushSomeUses(ctx context.Context) error {
 	r.uses.flushing.Lock()
 	defer r.uses.flushing.Unlock()
-	begun := time.Now()
 	byClient, end := r.uses.some()
 	batch := store.Batch{Quiet: true} // every reader reads them in the store
 	for clientID, times := range byClient {
@@ -325,16 +326,16 @@ func (r *registry) flushSomeUses(ctx context.Context) (busy time.Duration, err e
 			continue
 		}
 		if err != nil {
-			return 0, err
+			return err
 		}
 	}
-	busy = 2 * time.Since(begun)
-	if err = r.store.Commit(ctx, batch); err == nil {
+	err := r.store.Commit(ctx, batch)
+	if err == nil {
 		r.uses.wrote(end)
-		return busy, nil
+		return nil
 	}
 	if !errors.Is(err, store.ErrConflict) {
-		return busy, err
+		return err
 	}
 	// A credential was changed at the same time, or removed since it is remembered:
 	// again, with what the store has.
@@ -342,7 +343,7 @@ func (r *registry) flushSomeUses(ctx context.Context) (busy time.Duration, err e
 		r.credentials.packed.Drop(clientID)
 	}
 	r.uses.conflicted(byClient, end)
-	return busy, nil
+	return nil
 }
 
 // writeUse adds to the batch that a credential was used, if it is still there when
@@ -392,20 +393,21 @@ func (r *registry) flushUsesUntilClosed() {
 	}
 }
 
-// restFromUses leaves the processor to others after a batch that has kept it for so
-// long. It reports whether to go on: not where the store closes.
-func (r *registry) restFromUses(busy time.Duration) bool {
+// restFromUses leaves the processors to others after a batch that has taken so long.
+// It reports whether to go on: not where the store closes.
+func (r *registry) restFromUses(took time.Duration) bool {
 	select {
 	case <-r.stop:
 		return false
-	case <-time.After(r.useRest(busy)):
+	case <-time.After(r.useRest(took)):
 		return true
 	}
 }
 
-func (r *registry) useRest(busy time.Duration) time.Duration {
+func (r *registry) useRest(took time.Duration) time.Duration {
+	rest := useShare * (took + took/useAfterwards)
 	if r.nodes != nil {
-		return min(useShare*busy, sharedUseRest)
+		return min(rest, sharedUseRest)
 	}
-	return min(useShare*busy/time.Duration(runtime.GOMAXPROCS(0)), longestUseRest)
+	return min(rest/time.Duration(runtime.GOMAXPROCS(0)), longestUseRest)
 }

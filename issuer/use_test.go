@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -263,7 +264,8 @@ func TestUsesAreCollectedUpToABound(t *testing.T) {
 }
 
 func TestAFlushRestsAfterEachBatchAndOthersNeedNotWaitForIt(t *testing.T) {
-	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	st := &countingStore{Store: openTestStore(t, t.TempDir())}
+	iss := newTestIssuer(t, st, time.Hour, 100)
 	const credentials = 2*useBatch + 1
 	for range credentials {
 		c, secret, err := iss.Create(t.Context(), Draft{})
@@ -274,8 +276,10 @@ func TestAFlushRestsAfterEachBatchAndOthersNeedNotWaitForIt(t *testing.T) {
 	}
 	written := func() int { return len(keys(t, iss.store, usedPrefix)) }
 	var rests []int
+	const slow = 50 * time.Millisecond // the first commit
+	st.beforeCommit = func() { time.Sleep(slow) }
 	err := iss.registry.flushUsesWith(t.Context(), func(took time.Duration) bool {
-		if took <= 0 {
+		if len(rests) == 0 && took < slow || took <= 0 {
 			t.Errorf("a batch took %v", took)
 		}
 		if rests = append(rests, written()); len(rests) == 2 {
@@ -288,7 +292,13 @@ func TestAFlushRestsAfterEachBatchAndOthersNeedNotWaitForIt(t *testing.T) {
 	if want := []int{useBatch, 2 * useBatch}; err != nil || !slices.Equal(rests, want) || written() != credentials {
 		t.Errorf("%v: with %d of %d written it rests, want %d", err, rests, written(), want)
 	}
-	if !iss.registry.restFromUses(time.Hour) { // of a slow store: it comes to its end
+	if rest, least := iss.registry.useRest(time.Millisecond), 100*time.Millisecond/time.Duration(runtime.GOMAXPROCS(0)); rest <= least {
+		t.Errorf("after 1 ms of one processor it rests for %v: that is more than a hundredth of all", rest)
+	}
+	if rest := iss.registry.useRest(time.Hour); rest > time.Minute { // the disk was slow
+		t.Errorf("after an hour it rests for %v", rest)
+	}
+	if !iss.registry.restFromUses(0) {
 		t.Error("it is told to end, though the store is open")
 	}
 	iss.registry.uses.note("a client", hashedSecret{}, time.Now())
