@@ -336,8 +336,9 @@ func (t *Token) For(audience string) bool { return hasWord(t.audience, audience)
 // hasWord reports whether a word is among those of a text, between which is a
 // space each.
 func hasWord(text, word string) bool {
-	for known := range strings.SplitSeq(text, " ") {
-		if known == word {
+	for text != "" {
+		var first string
+		if first, text, _ = strings.Cut(text, " "); first == word {
 			return word != ""
 		}
 	}

@@ -31,6 +31,7 @@ type Watch struct {
 	ended      bool   // it was revoked
 	prev, next *Watch
 	age        watchAge
+	told       bool // its watcher was told something, or is about to be
 
 	telling sync.Mutex
 	stopped bool // guarded by telling
@@ -87,10 +88,11 @@ func (a *Access) Watch(ctx context.Context, w *Watch, watcher Watcher) error {
 
 // Stop ends the watch. The watcher is not told anything after it has returned.
 func (w *Watch) Stop() {
-	w.list.remove(w)
-	w.telling.Lock()
-	defer w.telling.Unlock()
-	w.stopped = true
+	if told := w.list.remove(w); told {
+		w.telling.Lock()
+		defer w.telling.Unlock()
+		w.stopped = true
+	}
 }
 
 // until returns when the access ends by itself.
@@ -159,6 +161,7 @@ func (l *watchList) grow() (lasting []*Watch, young bool) {
 	defer l.mu.Unlock()
 	for w := l.first; w != nil && w.age != watchLasts; w = w.next { // the youngest comes first
 		if w.age++; w.age == watchLasts {
+			w.told = true
 			lasting = append(lasting, w)
 		} else {
 			young = true
@@ -188,8 +191,9 @@ func (l *watchList) clients() (ids []string) {
 	return ids
 }
 
-// remove takes a watch out of the list, once.
-func (l *watchList) remove(w *Watch) {
+// remove takes a watch out of the list, once. It reports whether its watcher was told
+// something, or is about to be.
+func (l *watchList) remove(w *Watch) (told bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -202,6 +206,7 @@ func (l *watchList) remove(w *Watch) {
 		w.next.prev = w.prev
 	}
 	w.prev, w.next = nil, nil
+	return w.told
 }
 
 // update has a watch follow what was read of its credential since it was verified.
@@ -275,9 +280,11 @@ func (l *watchList) ended(r *registry, now int64) (revoked, expired []*Watch) {
 		ends := w.ends
 		switch {
 		case w.ended || r.keyRevoked(w.access.Token.keyID) || r.nodes.cutOff():
+			w.told = true
 			revoked = append(revoked, w)
 			ends = now + tellAgain.Milliseconds()
 		case now >= ends:
+			w.told = true
 			expired = append(expired, w)
 			ends = now + tellAgain.Milliseconds()
 		}
