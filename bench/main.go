@@ -85,6 +85,7 @@ func run(ctx context.Context, opts options) error {
 		return err
 	}
 	found := newOutcome(opts)
+	found.Awake = stayAwake()
 	if err := b.measureStarts(ctx, found); err != nil {
 		return err
 	}

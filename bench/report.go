@@ -21,6 +21,7 @@ type outcome struct {
 	Command string  `json:"command"`
 	Rounds  int     `json:"rounds"`
 	Seconds float64 `json:"seconds"`
+	Awake   bool    `json:"awake"` // no processor was let sleep
 
 	Comparisons []ratios       `json:"comparisons"`
 	Cases       []result       `json:"cases"`
@@ -113,8 +114,12 @@ func (o *outcome) write(dir string) error {
 
 func (o *outcome) markdown() string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "# Results\n\n%s\n\n%s, commit %s: `%s`, %d rounds of %g s a case\n\n![plot](results.svg)\n",
-		o.Machine, o.Date, o.Commit, o.Command, o.Rounds, o.Seconds)
+	awake := ""
+	if o.Awake {
+		awake = ", no processor asleep"
+	}
+	fmt.Fprintf(&text, "# Results\n\n%s\n\n%s, commit %s: `%s`, %d rounds of %g s a case%s\n\n![plot](results.svg)\n",
+		o.Machine, o.Date, o.Commit, o.Command, o.Rounds, o.Seconds, awake)
 	o.writeComparisons(&text)
 	for _, group := range o.groups() {
 		o.writeGroup(&text, group)
