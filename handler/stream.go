@@ -41,7 +41,7 @@ func (s *stream) begin(a *issuer.Access, w http.ResponseWriter, request cleaned)
 		return err
 	}
 	// In place: Caddy's placeholders and logs hold this very request.
-	*r = *r.WithContext(&s.context) //nolint:contextcheck // it is made of the request's own
+	*r = *r.WithContext(&s.context)
 	return nil
 }
 
