@@ -28,8 +28,8 @@ type bench struct {
 	serverCore, loadCore string // numbers of cores, empty on a machine with one
 	counts               bool   // whether perf can count instructions
 
-	nginx, node string // empty: not installed
-	postgres    bool   // whether it is installed
+	nginx, node, valgrind string // empty: not installed
+	postgres              bool   // whether it is installed
 
 	servers []*server
 	copies  []string // of stores, which the servers change
@@ -82,7 +82,7 @@ func (b *bench) close() {
 }
 
 // findTools looks for what the benchmark doesn't build itself. It can do
-// without the peers; but CI must notice if it does.
+// without the peers and valgrind; but CI must notice if it does.
 func (b *bench) findTools() error {
 	for tool, pkg := range map[string]string{"wrk": "wrk", "taskset": "util-linux"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -104,12 +104,13 @@ func (b *bench) findTools() error {
 	if find("npm", "npm") == "" {
 		b.node = ""
 	}
+	b.valgrind = find("valgrind", "valgrind")
 	_, err := postgresserver.Binaries()
 	if b.postgres = err == nil; !b.postgres {
 		missing = append(missing, "initdb (Debian package postgresql)")
 	}
 	if len(missing) > 0 && os.Getenv("CI") == "true" {
-		return fmt.Errorf("CI compares with all peers, and lacks %s", strings.Join(missing, ", "))
+		return fmt.Errorf("CI measures all there is, and lacks %s", strings.Join(missing, ", "))
 	}
 	for _, tool := range missing {
 		log.Printf("left out: what needs %s", tool)

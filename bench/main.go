@@ -98,6 +98,9 @@ func run(ctx context.Context, opts options) error {
 	if err := b.compareStores(ctx, found); err != nil {
 		return err
 	}
+	if err := b.measureInstructions(ctx, found); err != nil {
+		return err
+	}
 	cases := b.newScenery()
 	if opts.profile != "" {
 		if err := b.saveProfiles(ctx, cases); err != nil {

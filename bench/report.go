@@ -29,6 +29,8 @@ type outcome struct {
 	Race        *raceResult    `json:"race,omitempty"`
 	Streams     *streamsResult `json:"streams,omitempty"`
 	Nodes       *nodesResult   `json:"nodes,omitempty"`
+
+	Instructions *instructionsResult `json:"instructions,omitempty"`
 }
 
 // result is all measurements of a case.
@@ -121,6 +123,7 @@ func (o *outcome) markdown() string {
 	fmt.Fprintf(&text, "# Results\n\n%s\n\n%s, commit %s: `%s`, %d rounds of %g s a case%s\n\n![plot](results.svg)\n",
 		o.Machine, o.Date, o.Commit, o.Command, o.Rounds, o.Seconds, awake)
 	o.writeComparisons(&text)
+	o.writeInstructions(&text)
 	for _, group := range o.groups() {
 		o.writeGroup(&text, group)
 	}
