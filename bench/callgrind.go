@@ -20,7 +20,7 @@ const (
 	instructionPairs = 6
 	// collections of garbage, each after some 1,500 requests or more, that a side
 	// runs for.
-	collections = 5
+	collections = 3
 )
 
 // instructionsResult is what valgrind has counted; nothing where it is missing.

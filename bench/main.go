@@ -85,7 +85,9 @@ func run(ctx context.Context, opts options) error {
 		return err
 	}
 	found := newOutcome(opts)
-	found.Awake = stayAwake()
+	awake := stayAwake()
+	defer func() { _ = awake.Close() }()
+	found.Awake = awake != nil
 	if err := b.measureStarts(ctx, found); err != nil {
 		return err
 	}

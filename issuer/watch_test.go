@@ -33,9 +33,9 @@ func accessFor(t *testing.T, iss *Issuer, c *Credential, secret string) (Access,
 
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); !holds(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); !holds(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%s: not after 5 s", what)
+			t.Fatalf("%s: not after 20 s", what)
 		}
 	}
 }
