@@ -99,7 +99,8 @@ func setIdentity(r *http.Request, a *admission, forwardToken bool) {
 	}
 }
 
-// identityFields are those that say who the client is: the last one by its token.
+// identityFields are those that say who the client is: the last one by its token, as it
+// came, or as a handler between two guards has left it.
 var identityFields = [...]string{headerClientID, headerScope, headerAccount, "Authorization"}
 
 // setPlaceholders tells Caddy who the client is: it asks when somebody else

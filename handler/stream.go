@@ -77,9 +77,17 @@ func (s *stream) leave(w http.ResponseWriter, r *http.Request) {
 
 // run lets the next handler answer. What is ended by then is told by the phase.
 func (s *stream) run(r *http.Request, next caddyhttp.Handler) error {
-	defer s.context.end()
-	defer s.watch.Stop()
+	defer s.end(r)
 	return next.ServeHTTP(&s.writer, r)
+}
+
+// end gives the request its own context back, for those who answer instead, such as
+// handle_errors.
+func (s *stream) end(r *http.Request) {
+	s.watch.Stop()
+	if made := s.context.end(); made && r.Context() == context.Context(&s.context) {
+		*r = *r.WithContext(s.context.Context) //nolint:contextcheck // it is the request's own
+	}
 }
 
 // cut ends an answer that has begun, if it is in that phase. The context comes
@@ -213,51 +221,41 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 	}
 }
 
-// cutContext is the context of a request, with an end of its own until the guarded
-// handler returns. What that takes is made when somebody waits for it.
+// cutContext is the context of a request while the guarded handler answers it, with an
+// end of its own. What that takes is made when somebody waits for it.
 //
 // It does not end with the request's context before it is bound to that, which takes
-// as much as all the rest: a request that has not lasted yet learns with its next
-// look, or 200 ms later, that its client went away.
+// as much as all the rest: who waits for it in a request that has not lasted yet is
+// told within 200 ms that the client went away, and who asks it, at once.
 type cutContext struct {
 	context.Context //nolint:containedctx // the request's: this is a context itself
 
-	// What Caddy asks a request's context for most: some twenty times where it is
+	// What Caddy asks a request's context for most: some ten times where it is
 	// proxied, each through all the contexts that have come to be around it.
 	vars     map[string]any
 	replacer *caddy.Replacer
 
-	phase atomic.Uint32
-	mu    sync.Mutex
-	lasts bool
-	// These are set when it is made, and not changed any more.
+	made    atomic.Bool // inner and release are there, and are not changed any more
+	mu      sync.Mutex
+	lasts   bool            // what is made from now on is bound from the start
 	inner   context.Context //nolint:containedctx // a part of this one
-	release context.CancelFunc
-	unbind  func() bool // nil where it is not bound
+	release context.CancelCauseFunc
+	unbind  func() bool // nil where it need not be
 }
-
-// The phases of the context, one after the other.
-const (
-	unmade uint32 = iota // the request's answers
-	made                 // the inner one does
-	over                 // the request's does, again
-)
 
 // Done implements context.Context.
 func (c *cutContext) Done() <-chan struct{} {
-	if c.phase.Load() == unmade {
-		c.make()
-	}
-	return c.now().Done()
+	c.make()
+	return c.inner.Done()
 }
 
 // Err implements context.Context.
 func (c *cutContext) Err() error {
-	if c.phase.Load() != made {
+	if !c.made.Load() {
 		return c.Context.Err()
 	}
 	if c.Context.Err() != nil {
-		c.release() // it may not be bound yet
+		c.follow() // it may not be bound yet
 	}
 	return c.inner.Err()
 }
@@ -270,58 +268,61 @@ func (c *cutContext) Value(key any) any {
 		return c.vars
 	case key == caddy.ReplacerCtxKey && c.replacer != nil:
 		return c.replacer
+	case c.made.Load():
+		return c.inner.Value(key)
 	}
-	return c.now().Value(key)
-}
-
-func (c *cutContext) now() context.Context {
-	if c.phase.Load() == made {
-		return c.inner
-	}
-	return c.Context
+	return c.Context.Value(key)
 }
 
 func (c *cutContext) make() {
+	if c.made.Load() {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.phase.Load() != unmade {
+	if c.made.Load() {
 		return
 	}
 	if _, ends := c.Deadline(); ends || c.lasts {
-		c.inner, c.release = context.WithCancel(c.Context)
-	} else if c.inner, c.release = context.WithCancel(context.WithoutCancel(c.Context)); c.Context.Err() != nil {
-		c.release()
+		c.inner, c.release = context.WithCancelCause(c.Context)
+	} else if c.inner, c.release = context.WithCancelCause(context.WithoutCancel(c.Context)); c.Context.Err() != nil {
+		c.follow()
 	}
-	c.phase.Store(made)
+	c.made.Store(true)
 }
 
 // bind has the context end with the request's.
 func (c *cutContext) bind() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lasts = true
-	if c.phase.Load() == made {
-		c.unbind = context.AfterFunc(c.Context, c.release)
+	if c.made.Load() && !c.lasts {
+		c.unbind = context.AfterFunc(c.Context, c.follow)
 	}
+	c.lasts = true
 }
+
+// follow ends what was made of the context as the request's has ended.
+func (c *cutContext) follow() { c.release(context.Cause(c.Context)) }
 
 // cancel ends the context.
 func (c *cutContext) cancel() {
 	c.make()
-	c.release()
+	c.release(nil)
 }
 
-// end ends what was made of the context. It is the request's again for those who
-// answer instead.
-func (c *cutContext) end() {
+// end ends what was made of the context, and reports whether that is anything. What
+// is made later, by who still has it, ends with the request's.
+func (c *cutContext) end() (made bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.phase.Swap(over) == made {
-		c.release()
-		if c.unbind != nil {
-			c.unbind()
-		}
+	c.lasts = true
+	if made = c.made.Load(); made {
+		c.release(nil)
 	}
+	if c.unbind != nil {
+		c.unbind()
+	}
+	return made
 }
 
 // Interface guards

@@ -327,46 +327,105 @@ func TestAHandlerThatWaitsForABodyIsRefusedIt(t *testing.T) {
 	})
 }
 
-// Whether its client goes away at once or later, and while it waits or streams.
-func TestTheUpstreamLearnsThatAClientWentAway(t *testing.T) {
-	address, ended := newStreamUpstream(t)
-	s := run(t, streamSite(address, "", ""))
-	token := s.Token(t, s.CreateWith(t))
-	allVersions(t, s, func(t *testing.T) {
-		for _, path := range []string{"/late", "/silent"} {
-			for _, after := range []time.Duration{30 * time.Millisecond, 500 * time.Millisecond} {
-				ctx, cancel := context.WithTimeout(t.Context(), after)
-				req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL(path)+"?after=1h", nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				req.Header.Set("Authorization", "Bearer "+token)
-				if resp, err := s.RoundTrip(t, req); err == nil {
-					_, _ = io.Copy(io.Discard, resp.Body)
-					resp.Body.Close()
-				}
-				cancel()
-				wantEnded(t, ended, path)
-			}
-		}
-		wantHealthy(t, s, token)
-	})
+// waitingUpstream answers / at once, and never ends what else it is asked for: it has
+// begun to answer /silent, and has not /late.
+type waitingUpstream struct {
+	address string
+	begun   chan bool
+	ended   chan string // the path of each request whose context ended
 }
 
-// A page for errors may come from an upstream, too.
+func newWaitingUpstream(t *testing.T) *waitingUpstream {
+	t.Helper()
+	u := &waitingUpstream{begun: make(chan bool, 100), ended: make(chan string, 100)}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/":
+			_, _ = io.WriteString(w, "here")
+			return
+		case "/silent":
+			_, _ = io.WriteString(w, "data: first\n\n")
+			_ = http.NewResponseController(w).Flush()
+		}
+		u.begun <- true
+		<-r.Context().Done()
+		u.ended <- r.URL.Path
+	}))
+	server.Config.Protocols = new(http.Protocols)
+	server.Config.Protocols.SetHTTP1(true)
+	server.Config.Protocols.SetUnencryptedHTTP2(true)
+	server.Start()
+	t.Cleanup(server.Close)
+	t.Cleanup(server.CloseClientConnections) // first: the other waits for them
+	u.address = server.Listener.Addr().String()
+	return u
+}
+
+// Whether its client goes away at once or later, and while it waits or streams.
+func TestTheUpstreamLearnsThatAClientWentAway(t *testing.T) {
+	for _, scheme := range []string{"", "h2c://"} {
+		t.Run(scheme+"upstream", func(t *testing.T) {
+			upstream := newWaitingUpstream(t)
+			s := run(t, streamSite(scheme+upstream.address, "", ""))
+			token := s.Token(t, s.CreateWith(t))
+			allVersions(t, s, func(t *testing.T) {
+				for _, path := range []string{"/late", "/silent"} {
+					for _, after := range []time.Duration{0, 500 * time.Millisecond} {
+						goAway(t, s, upstream, path, token, after)
+						wantEnded(t, upstream.ended, path)
+					}
+				}
+				wantHealthy(t, s, token)
+			})
+		})
+	}
+}
+
+// goAway sends a request, and is gone some time after the upstream has got it.
+func goAway(t *testing.T, s *testserver.Server, upstream *waitingUpstream, path, token string, after time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	go func() {
+		<-upstream.begun
+		time.AfterFunc(after, cancel)
+	}()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL(path), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	if resp, err := s.RoundTrip(t, req); err == nil {
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+}
+
+// A page for errors may come from an upstream, too. The one that was asked first is told
+// of the end all the same.
 func TestAProxyHandlesTheErrorOfARevokedRequest(t *testing.T) {
-	address, _ := newStreamUpstream(t)
-	s := run(t, site("", "", `client_credentials
-reverse_proxy `+address+`
+	for _, scheme := range []string{"", "h2c://"} {
+		t.Run(scheme+"upstream", func(t *testing.T) {
+			upstream := newWaitingUpstream(t)
+			s := run(t, site("", "", `client_credentials
+reverse_proxy `+scheme+upstream.address+`
 handle_errors {
 	rewrite * /
-	reverse_proxy `+address+`
+	reverse_proxy `+scheme+upstream.address+`
 }`))
-	c := s.CreateWith(t)
-	token := s.Token(t, c)
-	time.AfterFunc(300*time.Millisecond, func() { s.Revoke(t, c) })
-	if body := testserver.Body(t, s.Do(t, http.MethodGet, "/late?after=1h", "", testserver.Bearer(token)...)); body != "here" {
-		t.Errorf("the answer is %q", body)
+			for range 20 {
+				c := s.CreateWith(t)
+				token := s.Token(t, c)
+				go func() {
+					<-upstream.begun
+					s.Revoke(t, c)
+				}()
+				if body := testserver.Body(t, s.Do(t, http.MethodGet, "/late", "", testserver.Bearer(token)...)); body != "here" {
+					t.Errorf("the answer is %q", body)
+				}
+				wantEnded(t, upstream.ended, "/late")
+			}
+		})
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 type credentialCache struct {
 	// decoded holds pairs: in each, the one that was decoded last comes first.
 	decoded []atomic.Pointer[remembered]
-	packed  *bytecache.Cache // each a packedHead, and what packCredential returns
+	packed  *bytecache.Cache // each a head of storedHead bytes, and what packCredential returns
 }
 
 // remembered is a credential as it was after so many changes.

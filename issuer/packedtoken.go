@@ -87,14 +87,15 @@ func (p packedToken) unpack(i *Issuer, a *Access) {
 	}
 }
 
-// update has the token say what is known now, unless what it says was read later.
+// update has the token say what is known now, unless what it says of its credential was
+// read later.
 func (p packedToken) update(a *Access) {
+	if !a.Token.reissued {
+		p[packedFlags] &^= flagReissued
+	}
 	account := p[len(p)-p.length(packedTextsCount-1):]
 	if p.number(packedChanges) > a.changes || string(account) != a.Account {
 		return // in the latter case it is read each time
-	}
-	if !a.Token.reissued {
-		p[packedFlags] &^= flagReissued
 	}
 	p.setCredential(a)
 }

@@ -171,10 +171,12 @@ func TestATokenIsUnpackedAsItWasPacked(t *testing.T) {
 
 	// What was read of the credential since.
 	packed, later, earlier, moved := full.pack("issuer"), full, full, full
-	later.ended, later.ends, later.version, later.requestsPerSecond, later.Token.reissued = false, 50, 70, 90, false
+	earlier.Token.reissued = false // which it was never again
+	later.ended, later.ends, later.version, later.requestsPerSecond = false, 50, 70, 90
 	later.changes++
 	packed.update(&later)
 	packed.update(&earlier)
+	later.Token.reissued = false
 	moved.Account, moved.changes = "another", later.changes+1
 	packed.update(&moved)
 	if got := unpack(packed); !reflect.DeepEqual(got, later) {

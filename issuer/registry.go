@@ -91,7 +91,7 @@ const (
 	// refused before.
 	clockSetBack = time.Hour
 	// credentialShare is how much memory credentials may take for each byte of
-	// tokens: as many have room, or nearly.
+	// tokens: as many have room, or more.
 	credentialShare = 2 // 1/2
 	// changeGroups is into how many groups credentials fall by a hash. A change of
 	// one has what is remembered of its group be read again.

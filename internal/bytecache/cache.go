@@ -63,6 +63,7 @@ func (c *Cache) Get(key string) (value string, uses int, ok bool) {
 }
 
 // View does the same, and has read look at the value instead, which it may not keep.
+// The shard is locked meanwhile.
 func (c *Cache) View(key string, read func(value []byte)) (uses int, ok bool) {
 	hash := c.hash(key)
 	s := c.shard(hash)
@@ -112,8 +113,8 @@ func (c *Cache) Put(key, owner, value string) bool {
 	return c.overwrite(hash, key, value) || c.add(hash, key, owner, value)
 }
 
-// Change has write change the value of a key in its place. It reports whether there
-// is one.
+// Change has write change the value of a key in its place, while its shard is locked.
+// It reports whether there is one.
 func (c *Cache) Change(key string, write func(value []byte)) bool {
 	hash := c.hash(key)
 	s := c.shard(hash)

@@ -162,11 +162,11 @@ func (c *committer) transact(merged []*operation) (err error) {
 		return c.failed
 	}
 	c.guard.look()
-	txn, err := begin(c.db)
-	if err != nil {
+	txn := begin(c.db)
+	defer txn.Discard()
+	if txn.tally, err = readTally(txn.Txn); err != nil {
 		return err
 	}
-	defer txn.Discard()
 	size := int64(tallyRoom)
 	for _, op := range merged {
 		if op.err = c.admit(txn, op); op.err != nil {

@@ -136,7 +136,7 @@ func TestTheTallyAgreesHoweverOperationsMeet(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	values := make(map[string][]byte)
 	conflicts := 0
-	for range 300 {
+	for range 60 { // in less time than the committer rests between looks at the disk
 		var merged []*operation
 		for range 1 + random.IntN(5) {
 			op := &operation{done: make(chan struct{})}
@@ -181,7 +181,7 @@ func TestTheTallyAgreesHoweverOperationsMeet(t *testing.T) {
 			t.Fatalf("%v: the tally is %+v; there are %d records of sum %d, and should be %d", err, recorded, records, sum, len(values))
 		}
 	}
-	if conflicts == 0 || conflicts > 500 {
+	if conflicts == 0 || conflicts > 100 {
 		t.Errorf("%d operations conflicted: the test tests little", conflicts)
 	}
 	for key, value := range values {
@@ -203,10 +203,7 @@ func BenchmarkDurableCommits(b *testing.B) {
 			return errors.Join(st.committer.transact([]*operation{op}), op.err)
 		},
 		"one transaction each, of Badger's own, without a head": func(st *database, batch store.Batch) error {
-			txn, err := begin(st.db)
-			if err != nil {
-				return err
-			}
+			txn := begin(st.db)
 			defer txn.Discard()
 			if err := (&operation{Batch: batch}).write(txn); err != nil {
 				return err

@@ -27,14 +27,8 @@ type counted struct {
 }
 
 // begin begins a transaction, which is to be discarded.
-func begin(db *badgerdb.DB) (*transaction, error) {
-	t := &transaction{Txn: db.NewTransaction(true), known: make(map[string]counted)}
-	var err error
-	if t.tally, err = readTally(t.Txn); err != nil {
-		t.Discard()
-		return nil, err
-	}
-	return t, nil
+func begin(db *badgerdb.DB) *transaction {
+	return &transaction{Txn: db.NewTransaction(true), known: make(map[string]counted)}
 }
 
 // check returns store.ErrConflict where the condition does not hold.

@@ -1,0 +1,52 @@
+package handler
+
+import (
+	"context"
+	"errors"
+	"testing"
+)
+
+// What package context promises of every context, whatever ends this one, and when.
+func TestAContextThatIsDoneSaysWhy(t *testing.T) {
+	why := errors.New("why")
+	for name, end := range map[string]func(c *cutContext, cancelRequest context.CancelCauseFunc){
+		"it is canceled":                          func(c *cutContext, _ context.CancelCauseFunc) { c.cancel() },
+		"the handler returns":                     func(c *cutContext, _ context.CancelCauseFunc) { c.end() },
+		"the handler returns after it has lasted": func(c *cutContext, _ context.CancelCauseFunc) { c.bind(); c.end() },
+		"the request ends, and it lasts":          func(c *cutContext, cancel context.CancelCauseFunc) { c.bind(); cancel(why) },
+		"the request has ended, and it is asked":  func(c *cutContext, cancel context.CancelCauseFunc) { cancel(why); _ = c.Err() },
+		"the request has ended when it lasts":     func(c *cutContext, cancel context.CancelCauseFunc) { cancel(why); c.bind() },
+	} {
+		request, cancel := context.WithCancelCause(context.Background())
+		c := &cutContext{Context: request}
+		done := c.Done()
+		child, cancelChild := context.WithCancel(c)
+		if c.Err() != nil || child.Err() != nil {
+			t.Fatalf("%s: it has ended before", name)
+		}
+		end(c, cancel)
+		<-done
+		<-child.Done()
+		if c.Done() != done || !errors.Is(c.Err(), context.Canceled) || !errors.Is(child.Err(), context.Canceled) {
+			t.Errorf("%s: Err is %v, and %v of a child", name, c.Err(), child.Err())
+		}
+		if request.Err() != nil && !errors.Is(context.Cause(child), why) {
+			t.Errorf("%s: the cause is %v", name, context.Cause(child))
+		}
+		cancelChild()
+		cancel(nil)
+	}
+
+	// Who still has it when the handler has returned.
+	request, cancel := context.WithCancelCause(context.Background())
+	c := &cutContext{Context: request}
+	if c.end() {
+		t.Error("something was made")
+	}
+	done := c.Done()
+	if c.Err() != nil {
+		t.Error("it has ended before the request")
+	}
+	cancel(nil)
+	<-done
+}
