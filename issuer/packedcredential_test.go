@@ -136,7 +136,17 @@ func TestAUseIsWrittenWithTheTextOfTheStore(t *testing.T) {
 func TestADamagedPackedCredentialIsReadAnew(t *testing.T) {
 	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
 	c, secret, _ := clientWithToken(t, iss)
-	iss.registry.credentials.forget(c.ClientID)
-	iss.registry.credentials.packed.Put(c.ClientID, c.ClientID, string(make([]byte, storedHead+3)))
-	useSecret(t, iss, c.ClientID, secret)
+	cache, changes := iss.registry.credentials, iss.registry.changes[iss.registry.group(c.ClientID)].Load()
+	cache.forget(c.ClientID)
+	damaged := newStoredHead(changes, nil) + "\x00\x00\x00"
+	cache.packed.Put(c.ClientID, c.ClientID, damaged)
+	if known, ok := cache.find(c.ClientID, changes); !ok || known != damaged {
+		t.Fatal("the damaged one is not what would be unpacked")
+	}
+	if _, err := iss.Issue(t.Context(), tokenRequest(c.ClientID, secret)); err != nil {
+		t.Errorf("a token: %v", err)
+	}
+	if read, ok := cache.unpack(c.ClientID, changes); !ok || read.ClientID != c.ClientID {
+		t.Error("what was read anew is not remembered")
+	}
 }
