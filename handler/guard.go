@@ -157,7 +157,7 @@ func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {
 	}
 	access, err := iss.Verify(r.Context(), token)
 	if err == nil {
-		return &admission{Access: access, fields: [...]string{3: authorization}}, nil
+		return &admission{Access: access, fields: [...]string{tokenField: authorization}}, nil
 	}
 	switch ref := refusalOf(err); {
 	case r.Context().Err() != nil:

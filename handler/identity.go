@@ -91,7 +91,7 @@ func clean(r *http.Request) cleaned {
 func setIdentity(r *http.Request, a *admission, forwardToken bool) {
 	a.fields[0], a.fields[1], a.fields[2] = a.Token.ClientID, a.Token.Scope, a.Account
 	for n, name := range identityFields {
-		if a.fields[n] == "" || n == 3 && !forwardToken {
+		if a.fields[n] == "" || n == tokenField && !forwardToken {
 			delete(r.Header, name)
 		} else {
 			r.Header[name] = a.fields[n : n+1 : n+1]
@@ -101,7 +101,9 @@ func setIdentity(r *http.Request, a *admission, forwardToken bool) {
 
 // identityFields are those that say who the client is: the last one by its token, as it
 // came, or as a handler between two guards has left it.
-var identityFields = [...]string{headerClientID, headerScope, headerAccount, "Authorization"}
+var identityFields = [...]string{headerClientID, headerScope, headerAccount, tokenField: "Authorization"}
+
+const tokenField = 3
 
 // setPlaceholders tells Caddy who the client is: it asks when somebody else
 // does.
