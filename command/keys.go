@@ -67,7 +67,13 @@ func revokeKeyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke-key <kid>",
 		Short: "Refuses every token that a signing key has signed, at once; where it signs, another takes its place",
-		Args:  cobra.ExactArgs(1),
+		Long: `
+Refuses every token that a signing key has signed, at once; where it signs,
+another takes its place. A key that was not made here may have an id that begins
+with a dash. That goes behind two of them, which end the flags:
+
+	caddy client-credentials revoke-key -- -rest-of-the-id`,
+		Args: cobra.ExactArgs(1),
 	}
 	run(cmd, func(cmd *cobra.Command, m manager, args []string) error {
 		if _, err := ask(m, http.MethodDelete, handler.AdminKeysPath+"/"+segment(args[0]), nil); err != nil {

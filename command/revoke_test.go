@@ -1,6 +1,7 @@
 package command_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -104,11 +105,13 @@ func TestTheExitCodeSaysWhy(t *testing.T) {
 			{3, []string{"secrets", missing}, "no such credential"},
 			{3, []string{"delete-secret", "--yes", c.ClientID, "0011223344556677"}, ""},
 			{3, []string{"revoke-key", "none"}, ""},
+			{2, []string{"revoke-key", "-none"}, "revoke-key --help"},
 			{4, []string{"delete-secret", c.ClientID, secret}, "--yes"},
 			{4, []string{"delete-secret", "--yes", c.ClientID, secret}, "no other secret"},
 		} {
 			failWith(t, s, test.code, append(test.args, mode...), test.text)
 		}
+		failWith(t, s, 3, slices.Concat([]string{"revoke-key"}, mode, []string{"--", "-none"}), "no such key")
 		if left := list(t, s, mode...); len(left) != 1 || left[0].Name != nil {
 			t.Errorf("left are %+v", left)
 		}

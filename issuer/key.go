@@ -59,12 +59,18 @@ func generateRSA() (crypto.Signer, error) {
 	return rsa.GenerateKey(rand.Reader, bits)
 }
 
+// generateSigningKey returns a new key, with an id that no command line takes for a
+// flag: one in 64 thumbprints begins with a dash.
 func generateSigningKey(algorithm string) (signingKey, error) {
-	private, err := signingAlgorithms[algorithm]()
-	if err != nil {
-		return signingKey{}, err
+	for {
+		private, err := signingAlgorithms[algorithm]()
+		if err != nil {
+			return signingKey{}, err
+		}
+		if k, err := newSigningKey(private, algorithm); err != nil || k.id[0] != '-' {
+			return k, err
+		}
 	}
-	return newSigningKey(private, algorithm)
 }
 
 // parseSigningKey reads a private key as PEM, in PKCS#8 or SEC 1. Its errors
