@@ -295,18 +295,6 @@ func (l *load) more(t *testing.T, answers int) {
 	}
 }
 
-// forgive has some tokens be right that were let through.
-func (l *load) forgive(what string, atMost int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for got, times := range l.wrong {
-		if strings.HasPrefix(got, what) && strings.HasSuffix(got, ": 200 <nil>") && times <= atMost {
-			atMost -= times
-			delete(l.wrong, got)
-		}
-	}
-}
-
 // end stops the clients and tells what they got.
 func (l *load) end(t *testing.T) {
 	t.Helper()
@@ -665,9 +653,6 @@ type revoking struct {
 	answers map[int][]string // the client ids, by what their revocation was answered with
 }
 
-// revokers is how many clients of revokeMany there are.
-const revokers = 4
-
 // revokeMany begins to revoke new credentials through nodes. What is answered with 204
 // must be refused by all, from then on.
 func (c *cluster) revokeMany(l *load, tokens map[string]string, through ...*node) *revoking {
@@ -677,7 +662,7 @@ func (c *cluster) revokeMany(l *load, tokens map[string]string, through ...*node
 		ids <- id
 	}
 	close(ids)
-	for i := range revokers {
+	for i := range 4 {
 		r.clients.Go(func() {
 			for id := range ids {
 				a, err := through[i%len(through)].revoke(c.manager, id)

@@ -23,6 +23,7 @@ type endedRights struct {
 	// restored is closed when the database knows again of all of this; nil where it
 	// has forgotten nothing.
 	restored chan struct{}
+	restores int // how often that was begun
 }
 
 // endedCredential is a credential as it was after the change.
@@ -104,6 +105,7 @@ func (e *endedRights) beginToRestore() (done func()) {
 	defer e.mu.Unlock()
 	restored := make(chan struct{})
 	e.restored = restored
+	e.restores++
 	return func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
@@ -114,12 +116,12 @@ func (e *endedRights) beginToRestore() (done func()) {
 	}
 }
 
-// restoring returns what is closed when the database has been told again; nil where
-// it need not be.
-func (e *endedRights) restoring() <-chan struct{} {
+// restoring returns how often the database had to be told again, and what is closed
+// when it has been; nil where nobody is about it.
+func (e *endedRights) restoring() (restores int, restored <-chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.restored
+	return e.restores, e.restored
 }
 
 // restoreEnded durably has the store know again what is remembered.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
@@ -46,6 +47,9 @@ const (
 	staleRound = 100 * time.Millisecond
 	// tryAgain is how long to wait after the store could not be read.
 	tryAgain = 200 * time.Millisecond
+	// readAtOnce is how many records are read at the same time of those that another
+	// node has changed: as many as a pool of the default size has connections.
+	readAtOnce = 4
 )
 
 // follow has the registry told of what all nodes commit. It returns when all is
@@ -99,12 +103,15 @@ func (r *registry) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), awaitPatience)
 	defer cancel()
 	for {
-		if err := r.nodes.Await(ctx); err != nil {
-			return fmt.Errorf("waiting for the other nodes: %w", err)
-		}
-		restored := r.nodes.ended.restoring()
+		restores, restored := r.nodes.ended.restoring()
 		if restored == nil {
-			return nil
+			if err := r.nodes.Await(ctx); err != nil {
+				return fmt.Errorf("waiting for the other nodes: %w", err)
+			}
+			if now, _ := r.nodes.ended.restoring(); now == restores {
+				return nil
+			}
+			continue
 		}
 		// The database has lost the change, or others: it is on its way there again.
 		select {
@@ -137,8 +144,13 @@ func (r *registry) Changed(keys []string, urgent bool) {
 	if keysChanged {
 		r.keysChanged()
 	}
-	if len(credentials)+len(tokens) > 0 { // most commits of a busy store are of last uses
-		go r.catchUp(credentials, tokens, urgent)
+	switch {
+	case urgent:
+		// Who has ended rights may be answered once this node is known to have come
+		// to it. From then on the node must know it, whatever becomes of the database.
+		r.catchUp(credentials, tokens, true)
+	case len(credentials) > 0: // most commits of a busy store are of last uses
+		go r.catchUp(credentials, nil, false)
 	}
 }
 
@@ -165,41 +177,55 @@ func (r *registry) ChangedAnything(lost bool) {
 }
 
 // catchUp tells the streams of credentials that were changed, and remembers what
-// the changes have ended.
+// urgent changes have ended. It returns when all of that was read.
 func (r *registry) catchUp(credentials, tokens []string, urgent bool) {
+	var reading errgroup.Group
+	reading.SetLimit(readAtOnce)
+	read := func(what string, do func(context.Context) error) {
+		reading.Go(func() error {
+			r.retry(what, do)
+			return nil
+		})
+	}
 	for _, clientID := range credentials {
 		list := r.watchList(r.group(clientID))
 		if !urgent && !list.watched() {
 			continue
 		}
-		r.retry("reading a credential that another node has changed", func(ctx context.Context) error {
+		read("reading a credential that another node has changed", func(ctx context.Context) error {
 			c, err := r.read(ctx, clientID)
-			if errors.Is(err, store.ErrNotFound) {
-				return nil
+			if err != nil {
+				return unlessWorthless(err)
 			}
-			if err == nil {
-				list.credentialChanged(r, c)
-				if urgent {
-					r.nodes.remember(c, r.longestLifetime()+clockMargin)
-				}
+			list.credentialChanged(r, c)
+			if urgent {
+				r.nodes.remember(c, r.longestLifetime()+clockMargin)
 			}
-			return err
+			return nil
 		})
 	}
 	for _, revoked := range tokens {
 		clientID, id, _ := strings.Cut(revoked, "/")
-		r.retry("reading a token that another node has revoked", func(ctx context.Context) error {
+		read("reading a token that another node has revoked", func(ctx context.Context) error {
 			record, err := r.readRevocation(ctx, clientID, id)
-			if errors.Is(err, store.ErrNotFound) { // it has expired
-				return nil
+			if err != nil {
+				return unlessWorthless(err)
 			}
-			if err == nil {
-				r.watchList(r.group(clientID)).tokenRevoked(r, clientID, id)
-				r.nodes.rememberToken(revoked, record)
-			}
-			return err
+			r.watchList(r.group(clientID)).tokenRevoked(r, clientID, id)
+			r.nodes.rememberToken(revoked, record)
+			return nil
 		})
 	}
+	_ = reading.Wait()
+}
+
+// unlessWorthless returns nil for a record that is gone, or that nobody can read: no
+// token counts by it, and to read it again would not help.
+func unlessWorthless(err error) error {
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt) || errors.Is(err, errUnreadable) {
+		return nil
+	}
+	return err
 }
 
 // keysChanged has revoked keys count, and has each configuration look at the keys

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"maps"
 	"runtime"
@@ -344,7 +345,10 @@ func (r *registry) readRevocation(ctx context.Context, clientID, id string) (rec
 	if err != nil {
 		return record, err
 	}
-	return record, json.Unmarshal(value, &record)
+	if err := json.Unmarshal(value, &record); err != nil {
+		return record, fmt.Errorf("a revoked token's %w: %w", errUnreadable, err)
+	}
+	return record, nil
 }
 
 // revokeKey makes the durable revocation of a signing key count in memory, in

@@ -41,8 +41,9 @@ type Shared interface {
 	OpenElsewhere(ctx context.Context) (hosts []string, err error)
 }
 
-// Follower is told what was committed to a Shared store. Its methods must not
-// block for long.
+// Follower is told what was committed to a Shared store. While one of its methods
+// blocks, the node is not known to have come to the commit, and it serves until its
+// lease runs out.
 type Follower interface {
 	// Changed is called with the keys that a commit has put or deleted, none where
 	// its batch was quiet, and whether it was urgent.

@@ -44,11 +44,11 @@ func TestALeaseThatIsChangedIsNeverLongerThanWhatOthersAreTold(t *testing.T) {
 		}
 		until := time.Duration(db.feed.until.Load())
 		so = before+serves <= until && until <= clock()+serves
-		_, others, err := watcher.others(t.Context())
+		v, err := watcher.look(t.Context(), position{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return so, others[db.feed.node].lease, settled
+		return so, v.others[db.feed.node].lease, settled
 	}
 	poll(0)
 	for _, step := range []struct {
@@ -118,8 +118,8 @@ func TestANodeIsNotStaleForAMomentWhenItsLeaseIsLowered(t *testing.T) {
 	watcher := open(t, url)
 	told := func(d time.Duration) func() bool {
 		return func() bool {
-			_, others, err := watcher.others(t.Context())
-			return err == nil && others[db.feed.node].lease == d && others[db.feed.node].applied > nothingYet
+			v, err := watcher.look(t.Context(), position{})
+			return err == nil && v.others[db.feed.node].lease == d && v.others[db.feed.node].applied > nothingYet
 		}
 	}
 	eventually(t, "it has settled", told(time.Minute))
@@ -164,8 +164,8 @@ func TestSettingsThatAreAdoptedCount(t *testing.T) {
 	}
 	close(slow.release)
 	eventually(t, "others are told of the lease", func() bool {
-		_, others, err := other.others(t.Context())
-		return err == nil && others[db.feed.node].lease == time.Second
+		v, err := other.look(t.Context(), position{})
+		return err == nil && v.others[db.feed.node].lease == time.Second
 	})
 	proxy.Cut()
 	eventually(t, "the lease runs out", func() bool { return db.Stale() != nil })

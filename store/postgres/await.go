@@ -22,46 +22,60 @@ func (d *database) Await(ctx context.Context) error {
 	if d.settings.current.Load().RevokeWait == RevokeWaitNone {
 		return nil
 	}
-	own := d.feed.expected()
-	if len(own) > 0 {
+	for {
+		lost, err := d.awaitOthers(ctx)
+		if !lost || err != nil {
+			return err
+		}
+	}
+}
+
+// awaitOthers does that, unless the feed finds meanwhile that the database has lost
+// commits.
+func (d *database) awaitOthers(ctx context.Context) (lost bool, err error) {
+	own := d.feed.acknowledged()
+	if len(own.expected) > 0 {
 		d.feed.comeTo()
 	}
-	head, waiting, err := d.othersOnceReached(ctx)
+	begin, err := d.lookOnceReached(ctx, own.latest)
 	if err != nil {
-		return fmt.Errorf("asking for the other nodes: %w", err)
+		return false, fmt.Errorf("asking for the other nodes: %w", err)
 	}
 	begun := clock() // after the commit, and after the polls that the rows tell of
-	told := head.urgent
-	silent := make(map[uuid.UUID]node)
-	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
+	told := begin.urgent
+	waiting, silent := maps.Clone(begin.others), make(map[uuid.UUID]node)
+	for now, pause := begin, 2*time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
 		for id, other := range waiting {
-			if other.applied >= head.n {
+			row, exists := now.others[id] // one without a row does not serve by what it knew when it had it
+			if now.has && (!exists || row.applied >= begin.head) {
 				delete(waiting, id)
 			} else if clock()-begun > other.lease+clockMargin(other.lease) {
 				silent[id] = other
 				delete(waiting, id)
 			}
 		}
-		if len(waiting) == 0 && !d.feed.expects(own) {
+		switch {
+		case d.feed.losses() != own.losses:
+			return true, nil
+		case !now.has:
+			d.feed.comeTo()
+		case len(waiting) == 0 && !d.feed.expects(own.expected):
 			d.forget(ctx, silent)
-			return nil
+			return false, nil
 		}
 		if !told && len(waiting) > 0 {
 			d.hurry(ctx)
 			told = true
 		}
 		if err := sleep(ctx, pause); err != nil {
-			return fmt.Errorf("waiting for other nodes, %d of which have not said that they know of the change: %w", len(waiting), err)
+			return false, fmt.Errorf("waiting for other nodes, %d of which have not said that they know of the change: %w", len(waiting), err)
 		}
-		_, now, err := d.others(ctx)
+		later, err := d.look(ctx, own.latest)
 		switch {
 		case errors.Is(err, store.ErrClosed):
-			return err
+			return false, err
 		case err == nil:
-			maps.DeleteFunc(waiting, func(id uuid.UUID, _ node) bool {
-				other, exists := now[id] // one without a row does not serve by what it knew when it had it
-				return !exists || other.applied >= head.n
-			})
+			now = later
 		}
 	}
 }
@@ -109,10 +123,12 @@ func (d *database) hurry(ctx context.Context) {
 // moment is answered a little later.
 func clockMargin(lease time.Duration) time.Duration { return lease/100 + 100*time.Millisecond }
 
-// lastCommit is the one that was the last when it was asked for.
-type lastCommit struct {
-	n      int64
-	urgent bool
+// view is what there is in the database at one moment.
+type view struct {
+	head   int64 // the number of the last commit
+	urgent bool  // as that was
+	has    bool  // the commit that was asked for is there, if any was
+	others map[uuid.UUID]node
 }
 
 // node is the row of another node.
@@ -122,57 +138,64 @@ type node struct {
 	host           string
 }
 
-// othersOnceReached asks for the other nodes until ctx is over.
-func (d *database) othersOnceReached(ctx context.Context) (head lastCommit, others map[uuid.UUID]node, err error) {
+// lookOnceReached looks until ctx is over.
+func (d *database) lookOnceReached(ctx context.Context, commit position) (v view, err error) {
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		head, others, err = d.others(ctx)
+		v, err = d.look(ctx, commit)
 		if err == nil || errors.Is(err, store.ErrClosed) {
-			return head, others, err
+			return v, err
 		}
 		if over := sleep(ctx, pause); over != nil {
-			return lastCommit{}, nil, errors.Join(over, err)
+			return view{}, errors.Join(over, err)
 		}
 	}
 }
 
-// others returns the last commit, and the rows of the other nodes.
-func (d *database) others(ctx context.Context) (head lastCommit, others map[uuid.UUID]node, err error) {
+// look asks for the last commit, for the rows of the other nodes, and whether a commit
+// is there.
+func (d *database) look(ctx context.Context, commit position) (v view, err error) {
 	if err := d.enter(ctx); err != nil {
-		return lastCommit{}, nil, err
+		return view{}, err
 	}
 	defer d.gate.RUnlock()
 
 	err = d.retry(ctx, func() error {
 		return d.connected(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-			rows, err := conn.Query(ctx, `SELECT head.n, coalesce(last.urgent, false), nodes.id, nodes.applied, nodes.polls, nodes.lease_ms, nodes.host
+			rows, err := conn.Query(ctx, `SELECT head.n, coalesce(last.urgent, false), `+hasCommit+`,
+					nodes.id, nodes.applied, nodes.polls, nodes.lease_ms, nodes.host
 				FROM client_credentials_head head
 				LEFT JOIN LATERAL (SELECT urgent FROM client_credentials_changes WHERE n = head.n LIMIT 1) last ON true
-				LEFT JOIN client_credentials_nodes nodes ON nodes.id <> $1`, d.feed.node)
+				LEFT JOIN client_credentials_nodes nodes ON nodes.id <> $3`, commit.n, commit.id, d.feed.node)
 			if err != nil {
 				return err
 			}
-			head, others, err = readNodes(rows)
+			v, err = readView(rows)
+			v.has = v.has || commit == position{}
 			return err
 		})
 	})
-	return head, others, err
+	return v, err
 }
 
-func readNodes(rows pgx.Rows) (head lastCommit, nodes map[uuid.UUID]node, err error) {
-	nodes = make(map[uuid.UUID]node)
+// hasCommit is whether the database has the commit with the number $1 and the id $2.
+// The last one is never trimmed.
+const hasCommit = `EXISTS (SELECT FROM client_credentials_changes WHERE n = $1 AND id = $2)`
+
+func readView(rows pgx.Rows) (view, error) {
+	v := view{others: make(map[uuid.UUID]node)}
 	var id *uuid.UUID
 	var applied, polls, lease *int64
 	var host *string
-	tag, err := pgx.ForEachRow(rows, []any{&head.n, &head.urgent, &id, &applied, &polls, &lease, &host}, func() error {
+	tag, err := pgx.ForEachRow(rows, []any{&v.head, &v.urgent, &v.has, &id, &applied, &polls, &lease, &host}, func() error {
 		if id != nil {
-			nodes[*id] = node{*applied, *polls, time.Duration(*lease) * time.Millisecond, *host}
+			v.others[*id] = node{*applied, *polls, time.Duration(*lease) * time.Millisecond, *host}
 		}
 		return nil
 	})
 	if err == nil && tag.RowsAffected() == 0 {
 		err = errHeadMissing
 	}
-	return head, nodes, err
+	return v, err
 }
 
 // forget deletes the rows of nodes that have not polled since these were read,

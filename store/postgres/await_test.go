@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,11 +18,11 @@ func longLease(p *Postgres) { p.Lease = caddy.Duration(time.Minute) }
 
 func nodes(t *testing.T, db *database) int {
 	t.Helper()
-	_, others, err := db.others(t.Context())
+	v, err := db.look(t.Context(), position{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(others)
+	return len(v.others)
 }
 
 // With leases of a minute, it is not by one that has run out that Await returns.
@@ -158,6 +159,95 @@ func TestWithRevokeWaitNoneNobodyIsWaitedFor(t *testing.T) {
 	close(slow.release)
 }
 
+// A failover to an asynchronous replica has lost commits, and numbers begin anew. A node
+// has applied more of the lost ones than there are now, and is about to learn of that.
+func TestAwaitIsNotMisledByWhatANodeHasAppliedOfALostHistory(t *testing.T) {
+	server := testpostgres.Shared(t)
+	name := server.NewDatabase(t)
+	one, told := join(t, server.URL(name), longLease)
+	two, slow := open(t, server.URL(name), longLease), &losingFollower{release: make(chan struct{})}
+	if err := two.Follow(t.Context(), slow); err != nil {
+		t.Fatal(err)
+	}
+	goBack := saveHistory(t, server, name)
+	put(t, one, "a", "1")
+	put(t, one, "b", "1")
+	if err := one.Await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	server.Exec(t, name, goBack)
+	one.feed.comeTo()
+	two.feed.comeTo()
+	eventually(t, "one node knows", func() bool { return len(told.heard()) == 3 })
+	eventually(t, "the other one is about to", slow.waits.Load)
+	put(t, one, "c", "1")
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := one.Await(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Await = %v, while a node has not applied it", err)
+	}
+	close(slow.release)
+	if err := one.Await(t.Context()); err != nil || !slices.Equal(slow.heard(), []string{"a", "b", "anything, lost: true", "c"}) {
+		t.Errorf("Await = %v, and the node was told %q", err, slow.heard())
+	}
+}
+
+// The feed has come to the commit, and then the database has lost it.
+func TestAwaitOfALostCommitReturnsWhenTheFollowerKnows(t *testing.T) {
+	for after, want := range map[int]string{0: "older", 1: "as old", 3: "ahead"} {
+		t.Run(want, func(t *testing.T) {
+			server := testpostgres.Shared(t)
+			name := server.NewDatabase(t)
+			db, told := open(t, server.URL(name), longLease), &losingFollower{release: make(chan struct{})}
+			if err := db.Follow(t.Context(), told); err != nil {
+				t.Fatal(err)
+			}
+			other := open(t, server.URL(name))
+			goBack := saveHistory(t, server, name)
+			put(t, db, "a", "1")
+			eventually(t, "the feed has come to it", func() bool { return len(db.feed.acknowledged().expected) == 0 })
+			server.Exec(t, name, goBack)
+			for range after {
+				put(t, other, "b", "1")
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			if err := db.Await(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("Await = %v, before the follower knows of the loss", err)
+			}
+			close(told.release)
+			if err := db.Await(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if got := told.heard(); len(got) < 2 || got[1] != "anything, lost: true" {
+				t.Errorf("when it was waited, it had been told %q", got)
+			}
+		})
+	}
+}
+
+// losingFollower takes its time when it is told of a loss.
+type losingFollower struct {
+	follower
+	waits   atomic.Bool
+	release chan struct{}
+}
+
+func (f *losingFollower) ChangedAnything(lost bool) {
+	f.waits.Store(true)
+	<-f.release
+	f.follower.ChangedAnything(lost)
+}
+
+// saveHistory returns the statements that have the database forget what is committed
+// from now on.
+func saveHistory(t *testing.T, server *testpostgres.Server, name string) (goBack string) {
+	t.Helper()
+	server.Exec(t, name, `CREATE TABLE saved_head AS TABLE client_credentials_head`)
+	return `BEGIN; LOCK client_credentials_head; UPDATE client_credentials_head SET n = s.n, id = s.id FROM saved_head s;
+		DELETE FROM client_credentials_changes c USING saved_head s WHERE c.n > s.n; COMMIT`
+}
+
 // A poll that finds no row does not let the node serve: an Await may just have
 // read the rows.
 func TestAPollWithoutARowDoesNotCount(t *testing.T) {
@@ -202,8 +292,8 @@ func TestAPollThatComesLateWritesNothing(t *testing.T) {
 	if err != nil || a.registered {
 		t.Errorf("it counts: %t, %v", a.registered, err)
 	}
-	_, rows, err := open(t, url).others(t.Context())
-	if row := rows[db.feed.node]; err != nil || row.polls != 3 || row.lease != time.Second {
+	v, err := open(t, url).look(t.Context(), position{})
+	if row := v.others[db.feed.node]; err != nil || row.polls != 3 || row.lease != time.Second {
 		t.Errorf("it has written %+v, %v", row, err)
 	}
 }
@@ -221,17 +311,17 @@ func TestForgettingNeedsTheSameCountOfPolls(t *testing.T) {
 	}
 	poll()
 	poll()
-	_, read, err := one.others(t.Context())
+	read, err := one.look(t.Context(), position{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	poll()
-	one.forget(t.Context(), read)
+	one.forget(t.Context(), read.others)
 	if n := nodes(t, one); n != 1 {
 		t.Errorf("the row of a node that lives was deleted")
 	}
-	_, read, _ = one.others(t.Context())
-	one.forget(t.Context(), read)
+	read, _ = one.look(t.Context(), position{})
+	one.forget(t.Context(), read.others)
 	if n := nodes(t, one); n != 0 {
 		t.Errorf("the row of a node that is silent was left")
 	}

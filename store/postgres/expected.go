@@ -22,17 +22,33 @@ func (f *feed) expect(p position) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.own = append(f.own, p)
+	if p.n > f.latest.n {
+		f.latest = p
+	}
 }
 
-func (f *feed) expected() []position {
+// acknowledged is what this node knows of the commits that it has made.
+type acknowledged struct {
+	expected []position // those that the feed has not come to yet
+	latest   position   // the last one since the database has lost any, if there is one
+	losses   int        // how often the feed has found that the database has lost commits
+}
+
+func (f *feed) acknowledged() acknowledged {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Clone(f.own)
+	return acknowledged{slices.Clone(f.own), f.latest, f.lost}
 }
 
 // expects reports whether the feed has not come to one of these yet.
 func (f *feed) expects(some []position) bool {
-	return slices.ContainsFunc(f.expected(), func(p position) bool { return slices.Contains(some, p) })
+	return slices.ContainsFunc(f.acknowledged().expected, func(p position) bool { return slices.Contains(some, p) })
+}
+
+func (f *feed) losses() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lost
 }
 
 // comeTo has the feed come to the commits of this node soon: a poll that learned of
@@ -50,6 +66,18 @@ func (f *feed) came(first int, to int64) {
 	defer f.mu.Unlock()
 	own := slices.DeleteFunc(slices.Clone(f.own[:first]), func(p position) bool { return p.n <= to })
 	f.own = append(own, f.own[first:]...)
+}
+
+// haveLost notes that the database has lost commits, maybe the first expected ones, and
+// that the follower knows.
+func (f *feed) haveLost(first int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.own = slices.Clone(f.own[first:])
+	if !slices.Contains(f.own, f.latest) {
+		f.latest = position{}
+	}
+	f.lost++
 }
 
 // lacks reports whether the database does not have one of the commits that were

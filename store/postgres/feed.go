@@ -50,8 +50,16 @@ import (
 //
 // Where the database goes back to before a commit, as a failover to an asynchronous
 // replica does, a node that has applied it finds that out by its number and its id;
-// and the node that has made it also when it had not come to it yet. So Await waits
-// for this node's feed, too: when it returns, the follower knows what was lost.
+// and the node that has made it also when its feed had not come to it yet. Numbers
+// begin anew from there, so
+//
+//   - a row says that a node has applied a commit only in a database that has it;
+//   - Await counts rows only where they were read together with the commits that this
+//     node has made, and otherwise waits until its feed has found the loss and the
+//     follower knows what was lost.
+//
+// So when Await returns, either the database had the commit when all nodes had applied
+// it, or the follower was told that it is lost.
 //
 // The lease can be changed. A longer one is first written into the row, and the
 // polls after that one let the node serve by it; by a shorter one a poll lets the
@@ -86,7 +94,9 @@ type feed struct {
 	awaited chan struct{} // has the feed poll soon
 	// own are the commits of this node that the feed has not come to yet, in the
 	// order of their acknowledgement.
-	own []position
+	own    []position
+	latest position // of those that were acknowledged since the database last lost any
+	lost   int      // how often the database was found to have lost commits
 
 	// The goroutine that follows has the rest to itself.
 	conn      *pgx.Conn
@@ -296,8 +306,8 @@ func (f *feed) poll(ctx context.Context) (settled bool, err error) {
 	lease := time.Duration(f.settings.current.Load().Lease)
 	row := max(lease, time.Duration(f.lease.Load()))
 	f.written = min(f.written, row)
-	own := f.expected() // before the poll, which then can't be too early to learn of them
-	sent, at, reported := clock(), time.Now(), f.applied
+	own := f.acknowledged().expected // before the poll, which then can't be too early to learn of them
+	sent, at, reported := clock(), time.Now(), position{f.applied, f.last}
 	f.sent = sent
 	var a answer
 	err = within(ctx, min(lease/2, 3*time.Second), func(ctx context.Context) (err error) {
@@ -317,7 +327,7 @@ func (f *feed) poll(ctx context.Context) (settled bool, err error) {
 	f.until.Store(int64(sent + serves))
 	f.served(at)
 	f.written = row
-	return reported == f.applied && row == serves, nil
+	return reported == position{f.applied, f.last} && row == serves, nil
 }
 
 func (f *feed) connect(ctx context.Context) error {
@@ -387,8 +397,9 @@ type committed struct {
 func (f *feed) ask(ctx context.Context, lease time.Duration) (a answer, err error) {
 	f.polls++
 	batch := f.features.begin()
-	batch.Queue(`UPDATE client_credentials_nodes SET applied = $2, polls = $3, lease_ms = $4, seen = clock_timestamp() WHERE id = $1 AND polls < $3`,
-		f.node, f.applied, f.polls, lease.Milliseconds()).Exec(func(tag pgconn.CommandTag) error {
+	batch.Queue(`UPDATE client_credentials_nodes SET applied = CASE WHEN `+hasCommit+` THEN $1 ELSE $3 END,
+		polls = $4, lease_ms = $5, seen = clock_timestamp() WHERE id = $6 AND polls < $4`,
+		f.applied, f.last, nothingYet, f.polls, lease.Milliseconds(), f.node).Exec(func(tag pgconn.CommandTag) error {
 		a.registered = tag.RowsAffected() == 1
 		return nil
 	})
@@ -435,7 +446,7 @@ func (f *feed) register(ctx context.Context, lease time.Duration) error {
 		host = "unknown"
 	}
 	_, err = f.conn.Exec(ctx, `INSERT INTO client_credentials_nodes (id, applied, polls, lease_ms, host, seen)
-		VALUES ($1, $2, $3, $4, $5, clock_timestamp())`, f.node, f.applied, f.polls, lease.Milliseconds(), host)
+		VALUES ($1, $2, $3, $4, $5, clock_timestamp())`, f.node, nothingYet, f.polls, lease.Milliseconds(), host)
 	if err != nil {
 		return fmt.Errorf("registering this node: %w", err)
 	}
@@ -452,7 +463,7 @@ func (f *feed) apply(a answer, own []position) (complete bool) {
 		logger().Error("the database was replaced by another copy of itself", zap.Int64("known", f.applied), zap.Int64("found", a.head))
 		f.follower.ChangedAnything(true)
 		f.applied, f.last = a.head, a.id
-		f.came(len(own), math.MaxInt64)
+		f.haveLost(len(own))
 		return true
 	case !followed:
 		f.applied, f.last, complete = a.head, a.id, true
