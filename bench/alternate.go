@@ -131,22 +131,18 @@ func takeTurns() error {
 }
 
 func (a *alternation) run() (result [2][]float64, err error) {
-	var all [2][]*connection
+	var sides [2]*clients
 	for i, side := range a.Sides {
-		for range a.Connections {
-			c, err := connect(side)
-			if err != nil {
-				return result, err
-			}
-			all[i] = append(all[i], c)
+		if sides[i], err = newClients(side, a.Connections); err != nil {
+			return result, err
 		}
-		if _, err := turn(all[i], a.Turn); err != nil { // warms up
+		if _, err := sides[i].turn(a.Turn); err != nil { // warms up
 			return result, err
 		}
 	}
 	for n := range 2 * a.Turns {
 		i := (n + n/2) % 2 // each begins every other pair of turns
-		cost, err := turn(all[i], a.Turn)
+		cost, err := sides[i].turn(a.Turn)
 		if err != nil {
 			return result, err
 		}
@@ -155,24 +151,55 @@ func (a *alternation) run() (result [2][]float64, err error) {
 	return result, nil
 }
 
-// turn keeps all connections of a side busy for a while. It never sleeps: to
-// wake who waits for an answer costs the server more than many a handler, and
-// whether it has to would depend on how fast it is.
-func turn(all []*connection, d time.Duration) (cpuPerRequest float64, err error) {
-	before, err := cpuTime(all[0].PIDs)
+// clients are those of one side.
+type clients struct {
+	alternated
+	connections []*connection
+	poll        int // the descriptor of the epoll that waits for answers
+	events      []unix.EpollEvent
+}
+
+func newClients(side alternated, count int) (*clients, error) {
+	all := &clients{alternated: side, events: make([]unix.EpollEvent, count)}
+	var err error
+	if all.poll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, err
+	}
+	for i := range count {
+		c, err := connect(side)
+		if err != nil {
+			return nil, err
+		}
+		all.connections = append(all.connections, c)
+		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)} //nolint:gosec // G115: there are a few
+		if err := unix.EpollCtl(all.poll, unix.EPOLL_CTL_ADD, c.fd, &event); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// turn keeps all connections busy for a while. It sleeps until there are answers: what
+// is behind a proxy needs this core too.
+func (all *clients) turn(d time.Duration) (cpuPerRequest float64, err error) {
+	before, err := cpuTime(all.PIDs)
 	if err != nil {
 		return 0, err
 	}
-	for _, c := range all {
+	for _, c := range all.connections {
 		if err := c.send(); err != nil {
 			return 0, err
 		}
 	}
-	answers, waiting := 0, len(all)
+	answers, waiting := 0, len(all.connections)
 	for begin := time.Now(); waiting > 0; {
+		n, err := unix.EpollWait(all.poll, all.events, -1)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return 0, err
+		}
 		over := time.Since(begin) > d
-		before := answers
-		for _, c := range all {
+		for i := range max(n, 0) {
+			c := all.connections[all.events[i].Fd]
 			answered, err := c.receive()
 			if err != nil {
 				return 0, err
@@ -187,11 +214,8 @@ func turn(all []*connection, d time.Duration) (cpuPerRequest float64, err error)
 				return 0, err
 			}
 		}
-		if answers == before { // what is behind a proxy may need this core
-			_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-		}
 	}
-	after, err := cpuTime(all[0].PIDs)
+	after, err := cpuTime(all.PIDs)
 	return float64((after - before).Nanoseconds()) / 1000 / float64(answers), err
 }
 
@@ -202,7 +226,6 @@ type connection struct {
 	status []byte // of each answer, with the protocol's version before it
 	answer []byte // what has come of it
 	room   [16 << 10]byte
-	busy   bool
 }
 
 func connect(side alternated) (*connection, error) {
@@ -221,7 +244,7 @@ func connect(side alternated) (*connection, error) {
 }
 
 func (c *connection) send() error {
-	c.answer, c.busy = c.room[:0], true
+	c.answer = c.room[:0]
 	n, err := unix.Write(c.fd, c.Request)
 	if err == nil && n < len(c.Request) {
 		err = errors.New("the request does not fit into the socket")
@@ -231,9 +254,6 @@ func (c *connection) send() error {
 
 // receive reports whether the answer is complete.
 func (c *connection) receive() (complete bool, err error) {
-	if !c.busy {
-		return false, nil
-	}
 	n, err := unix.Read(c.fd, c.room[len(c.answer):])
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
@@ -257,6 +277,5 @@ func (c *connection) receive() (complete bool, err error) {
 	}
 	length, _, _ = bytes.Cut(length, []byte("\r\n"))
 	size, err := strconv.Atoi(string(length))
-	c.busy = err == nil && len(body) < size
-	return !c.busy, err
+	return err == nil && len(body) >= size, err
 }
