@@ -28,7 +28,7 @@ func (c *comparison) alternates() bool {
 // and there is time for many.
 const (
 	moment         = 100 * time.Millisecond
-	momentsPerPair = 10 // of measurements by wrk
+	momentsPerPair = 20 // of measurements by wrk
 )
 
 // alternate measures the two sides in turns of a moment.
