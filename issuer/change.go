@@ -109,8 +109,7 @@ func (i *Issuer) changeOnce(ctx context.Context, caller *Caller, account, client
 		return nil, err
 	}
 	if !c.managedIn(account) {
-		i.registry.apply(c) // the disk may have taken a revocation, and failed after that
-		return nil, cmp.Or(i.registry.await(ctx), ErrNotFound)
+		return nil, cmp.Or(i.registry.found(ctx, c), ErrNotFound)
 	}
 	if c.Declared {
 		return nil, ErrDeclared
@@ -123,8 +122,7 @@ func (i *Issuer) changeOnce(ctx context.Context, caller *Caller, account, client
 		return nil, err
 	}
 	if len(batch.Puts) == 0 {
-		i.registry.apply(c) // likewise
-		return c, i.registry.await(ctx)
+		return c, i.registry.found(ctx, c)
 	}
 	// Once begun, it is not given up because the caller went away.
 	if err := i.registry.commit(context.WithoutCancel(ctx), batch, c); err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -124,6 +126,9 @@ func (e *endedRights) restoring() (restores int, restored <-chan struct{}) {
 	return e.restores, e.restored
 }
 
+// restoreAtOnce is how many tokens are written again by one commit.
+const restoreAtOnce = 500
+
 // restoreEnded durably has the store know again what is remembered.
 func (r *registry) restoreEnded(ctx context.Context) error {
 	r.nodes.ended.mu.Lock()
@@ -131,20 +136,21 @@ func (r *registry) restoreEnded(ctx context.Context) error {
 	for _, c := range r.nodes.ended.credentials {
 		credentials = append(credentials, c.Credential)
 	}
-	var batch store.Batch
-	for key, record := range r.nodes.ended.tokens {
-		value, err := json.Marshal(record)
-		if err != nil {
-			r.nodes.ended.mu.Unlock()
+	tokens := maps.Clone(r.nodes.ended.tokens)
+	r.nodes.ended.mu.Unlock()
+	for some := range slices.Chunk(slices.Sorted(maps.Keys(tokens)), restoreAtOnce) {
+		batch := store.Batch{Urgent: true}
+		for _, id := range some {
+			key, until := revokedTokenPrefix+id, tokens[id].KeepUntil
+			value, err := json.Marshal(tokens[id])
+			if err != nil {
+				return err
+			}
+			batch.Puts = append(batch.Puts, store.Record{Key: key, Value: value}, store.Record{Key: revokedUntilKey(key, until)})
+		}
+		if err := r.store.Commit(ctx, batch); err != nil {
 			return err
 		}
-		key = revokedTokenPrefix + key
-		batch.Puts = append(batch.Puts, store.Record{Key: key, Value: value}, store.Record{Key: revokedUntilKey(key, record.KeepUntil)})
-	}
-	r.nodes.ended.mu.Unlock()
-	batch.Urgent = true
-	if err := r.store.Commit(ctx, batch); err != nil {
-		return err
 	}
 	for _, c := range credentials {
 		if err := r.restoreCredential(ctx, c); err != nil {
@@ -154,7 +160,7 @@ func (r *registry) restoreEnded(ctx context.Context) error {
 	if err := r.restoreRevokedKeys(ctx); err != nil {
 		return err
 	}
-	nodeLog().Info("wrote again what has ended rights", zap.Int("credentials", len(credentials)), zap.Int("tokens", len(batch.Puts)/2))
+	nodeLog().Info("wrote again what has ended rights", zap.Int("credentials", len(credentials)), zap.Int("tokens", len(tokens)))
 	return nil
 }
 

@@ -42,8 +42,8 @@ func (i *Issuer) Introspect(ctx context.Context, caller Caller, token string) (*
 // not the caller's to revoke.
 func (i *Issuer) RevokeToken(ctx context.Context, caller Caller, token string) (revoked *Token, err error) {
 	access, err := i.Verify(ctx, token)
-	if isRefusal(err) {
-		return nil, nil
+	if isRefusal(err) { // it may have been revoked a moment ago
+		return nil, i.registry.await(ctx)
 	}
 	if err != nil {
 		return nil, err

@@ -166,8 +166,7 @@ func (r *registry) ChangedAnything(lost bool) {
 		restored = r.nodes.ended.beginToRestore()
 	}
 	go func() {
-		if lost {
-			r.retry("writing again what has ended rights", r.restoreEnded)
+		if lost && r.retry("writing again what has ended rights", r.restoreEnded) {
 			restored()
 		}
 		for n := range r.watches {
@@ -206,6 +205,10 @@ func (r *registry) catchUp(credentials, tokens []string, urgent bool) {
 	}
 	for _, revoked := range tokens {
 		clientID, id, _ := strings.Cut(revoked, "/")
+		if r.nodes.remembersToken(revoked) { // as after it was written again
+			r.watchList(r.group(clientID)).tokenRevoked(r, clientID, id)
+			continue
+		}
 		read("reading a token that another node has revoked", func(ctx context.Context) error {
 			record, err := r.readRevocation(ctx, clientID, id)
 			if err != nil {
@@ -294,19 +297,19 @@ func (r *registry) livesTooLong(ctx context.Context, lifetime time.Duration) (bo
 	return lifetime > r.longestLifetime(), nil
 }
 
-// retry does something until it succeeds or the store closes.
-func (r *registry) retry(what string, do func(context.Context) error) {
+// retry does something until it succeeds, which it reports, or the store closes.
+func (r *registry) retry(what string, do func(context.Context) error) (done bool) {
 	for failed := 0; ; failed++ {
 		err := do(context.Background())
 		if err == nil || errors.Is(err, store.ErrClosed) {
-			return
+			return err == nil
 		}
 		if failed == 0 {
 			nodeLog().Error(what, zap.Error(err))
 		}
 		select {
 		case <-r.stop:
-			return
+			return false
 		case <-time.After(tryAgain):
 		}
 	}

@@ -312,6 +312,14 @@ func (r *registry) commit(ctx context.Context, batch store.Batch, changed ...*Cr
 	return err
 }
 
+// found does for a credential that needs no change, as it is in the store, what commit
+// does: the disk, or another node, may have taken a revocation, and failed after that.
+func (r *registry) found(ctx context.Context, c *Credential) error {
+	r.apply(c)
+	r.nodes.remember(c, r.longestLifetime()+clockMargin)
+	return r.await(ctx)
+}
+
 // apply makes a change that the store has durably taken count in memory.
 func (r *registry) apply(c *Credential) {
 	group := r.group(c.ClientID)

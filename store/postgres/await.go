@@ -23,61 +23,57 @@ func (d *database) Await(ctx context.Context) error {
 		return nil
 	}
 	for {
-		lost, err := d.awaitOthers(ctx)
-		if !lost || err != nil {
+		done, err := d.awaitOthers(ctx)
+		if done || err != nil {
 			return err
 		}
 	}
 }
 
-// awaitOthers does that, unless the feed finds meanwhile that the database has lost
-// commits.
-func (d *database) awaitOthers(ctx context.Context) (lost bool, err error) {
-	own := d.feed.acknowledged()
-	if len(own.expected) > 0 {
+// awaitOthers does that, unless the database turns out to have lost commits.
+func (d *database) awaitOthers(ctx context.Context) (done bool, err error) {
+	own := d.feed.expected()
+	if len(own) > 0 {
 		d.feed.comeTo()
 	}
-	begin, err := d.lookOnceReached(ctx, own.latest)
+	begin, err := d.lookOnceReached(ctx, d.feed.known())
 	if err != nil {
 		return false, fmt.Errorf("asking for the other nodes: %w", err)
+	}
+	if !begin.has {
+		d.feed.comeTo()
+		return false, sleep(ctx, 20*time.Millisecond)
 	}
 	begun := clock() // after the commit, and after the polls that the rows tell of
 	told := begin.urgent
 	waiting, silent := maps.Clone(begin.others), make(map[uuid.UUID]node)
-	for now, pause := begin, 2*time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
+	for now, pause := begin, 2*time.Millisecond; now.has; pause = min(2*pause, 20*time.Millisecond) {
 		for id, other := range waiting {
-			row, exists := now.others[id] // one without a row does not serve by what it knew when it had it
-			if now.has && (!exists || row.applied >= begin.head) {
+			row, exists := now.others[id]
+			if !exists || row.applied >= begin.head.n { // one without a row does not serve by what it knew when it had it
 				delete(waiting, id)
 			} else if clock()-begun > other.lease+clockMargin(other.lease) {
 				silent[id] = other
 				delete(waiting, id)
 			}
 		}
-		switch {
-		case d.feed.losses() != own.losses:
-			return true, nil
-		case !now.has:
-			d.feed.comeTo()
-		case len(waiting) == 0 && !d.feed.expects(own.expected):
+		if len(waiting) == 0 && !d.feed.expects(own) {
 			d.forget(ctx, silent)
-			return false, nil
+			return true, nil
 		}
 		if !told && len(waiting) > 0 {
 			d.hurry(ctx)
 			told = true
 		}
-		if err := sleep(ctx, pause); err != nil {
+		err := sleep(ctx, pause)
+		if err == nil {
+			now, err = d.lookOnceReached(ctx, begin.head)
+		}
+		if err != nil {
 			return false, fmt.Errorf("waiting for other nodes, %d of which have not said that they know of the change: %w", len(waiting), err)
 		}
-		later, err := d.look(ctx, own.latest)
-		switch {
-		case errors.Is(err, store.ErrClosed):
-			return false, err
-		case err == nil:
-			now = later
-		}
 	}
+	return false, nil
 }
 
 // OpenElsewhere implements store.Shared.
@@ -125,9 +121,9 @@ func clockMargin(lease time.Duration) time.Duration { return lease/100 + 100*tim
 
 // view is what there is in the database at one moment.
 type view struct {
-	head   int64 // the number of the last commit
-	urgent bool  // as that was
-	has    bool  // the commit that was asked for is there, if any was
+	head   position // the last commit
+	urgent bool     // as that was
+	has    bool     // the commit that was asked for is there
 	others map[uuid.UUID]node
 }
 
@@ -161,7 +157,7 @@ func (d *database) look(ctx context.Context, commit position) (v view, err error
 
 	err = d.retry(ctx, func() error {
 		return d.connected(ctx, func(ctx context.Context, conn *pgxpool.Conn) error {
-			rows, err := conn.Query(ctx, `SELECT head.n, coalesce(last.urgent, false), `+hasCommit+`,
+			rows, err := conn.Query(ctx, `SELECT head.n, head.id, coalesce(last.urgent, false), `+hasCommit+`,
 					nodes.id, nodes.applied, nodes.polls, nodes.lease_ms, nodes.host
 				FROM client_credentials_head head
 				LEFT JOIN LATERAL (SELECT urgent FROM client_credentials_changes WHERE n = head.n LIMIT 1) last ON true
@@ -170,23 +166,22 @@ func (d *database) look(ctx context.Context, commit position) (v view, err error
 				return err
 			}
 			v, err = readView(rows)
-			v.has = v.has || commit == position{}
 			return err
 		})
 	})
 	return v, err
 }
 
-// hasCommit is whether the database has the commit with the number $1 and the id $2.
-// The last one is never trimmed.
-const hasCommit = `EXISTS (SELECT FROM client_credentials_changes WHERE n = $1 AND id = $2)`
+// hasCommit is whether the database has the commit with the number $1 and the id $2, and
+// has not trimmed it, as it never does with the last one.
+const hasCommit = `EXISTS (SELECT 1 FROM client_credentials_changes WHERE n = $1 AND id = $2)`
 
 func readView(rows pgx.Rows) (view, error) {
 	v := view{others: make(map[uuid.UUID]node)}
 	var id *uuid.UUID
 	var applied, polls, lease *int64
 	var host *string
-	tag, err := pgx.ForEachRow(rows, []any{&v.head, &v.urgent, &v.has, &id, &applied, &polls, &lease, &host}, func() error {
+	tag, err := pgx.ForEachRow(rows, []any{&v.head.n, &v.head.id, &v.urgent, &v.has, &id, &applied, &polls, &lease, &host}, func() error {
 		if id != nil {
 			v.others[*id] = node{*applied, *polls, time.Duration(*lease) * time.Millisecond, *host}
 		}

@@ -205,7 +205,7 @@ func TestAwaitOfALostCommitReturnsWhenTheFollowerKnows(t *testing.T) {
 			other := open(t, server.URL(name))
 			goBack := saveHistory(t, server, name)
 			put(t, db, "a", "1")
-			eventually(t, "the feed has come to it", func() bool { return len(db.feed.acknowledged().expected) == 0 })
+			eventually(t, "the feed has come to it", func() bool { return len(db.feed.expected()) == 0 })
 			server.Exec(t, name, goBack)
 			for range after {
 				put(t, other, "b", "1")
@@ -223,6 +223,59 @@ func TestAwaitOfALostCommitReturnsWhenTheFollowerKnows(t *testing.T) {
 				t.Errorf("when it was waited, it had been told %q", got)
 			}
 		})
+	}
+}
+
+// What a node has committed long ago is trimmed, and it waits for what another has.
+func TestAwaitDoesNotAskForWhatIsTrimmed(t *testing.T) {
+	url := newURL(t)
+	one, told := join(t, url, longLease)
+	two, _ := join(t, url, longLease)
+	put(t, one, "a", "1")
+	put(t, two, "b", "1")
+	eventually(t, "the feed has come to both", func() bool { return len(told.heard()) == 2 })
+	if err := two.feed.trim(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := one.Await(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// The database fails while Await waits for a node that does not know the commit, is away
+// for longer than the lease of that, and comes back without the commit.
+func TestAwaitDoesNotCountALeaseThatRunsOutWhileTheDatabaseIsAway(t *testing.T) {
+	server := testpostgres.Shared(t)
+	name := server.NewDatabase(t)
+	proxy := testpostgres.NewProxy(t, server)
+	one, told := join(t, proxy.URL(name), longLease)
+	two, slow := open(t, server.URL(name)), &waitingFollower{release: make(chan struct{})}
+	if err := two.Follow(t.Context(), slow); err != nil {
+		t.Fatal(err)
+	}
+	goBack := saveHistory(t, server, name)
+	put(t, one, "a", "1")
+	eventually(t, "its own feed has come to it", func() bool { return len(one.feed.expected()) == 0 })
+	awaited := make(chan error)
+	go func() { awaited <- one.Await(context.Background()) }()
+	eventually(t, "the other one is about to", slow.waits.Load)
+	time.Sleep(50 * time.Millisecond) // it has looked
+	proxy.Cut()
+	server.Exec(t, name, goBack)
+	select {
+	case err := <-awaited:
+		t.Errorf("Await = %v, while the database was away", err)
+	case <-time.After(patience + time.Duration(two.feed.lease.Load()) + time.Second): // a look, and the lease
+	}
+	proxy.Heal()
+	close(slow.release)
+	if err := <-awaited; err != nil {
+		t.Error(err)
+	}
+	if got := told.heard(); !slices.Equal(got, []string{"a", "anything, lost: true"}) {
+		t.Errorf("when it was waited, it had been told %q", got)
 	}
 }
 

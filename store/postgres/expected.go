@@ -22,33 +22,30 @@ func (f *feed) expect(p position) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.own = append(f.own, p)
-	if p.n > f.latest.n {
-		f.latest = p
-	}
 }
 
-// acknowledged is what this node knows of the commits that it has made.
-type acknowledged struct {
-	expected []position // those that the feed has not come to yet
-	latest   position   // the last one since the database has lost any, if there is one
-	losses   int        // how often the feed has found that the database has lost commits
-}
-
-func (f *feed) acknowledged() acknowledged {
+func (f *feed) expected() []position {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return acknowledged{slices.Clone(f.own), f.latest, f.lost}
+	return slices.Clone(f.own)
 }
 
 // expects reports whether the feed has not come to one of these yet.
 func (f *feed) expects(some []position) bool {
-	return slices.ContainsFunc(f.acknowledged().expected, func(p position) bool { return slices.Contains(some, p) })
+	return slices.ContainsFunc(f.expected(), func(p position) bool { return slices.Contains(some, p) })
 }
 
-func (f *feed) losses() int {
+// known returns the last commit that this node knows of: by its feed, or of its own.
+func (f *feed) known() position {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.lost
+	last := f.reached
+	for _, p := range f.own {
+		if p.n > last.n {
+			last = p
+		}
+	}
+	return last
 }
 
 // comeTo has the feed come to the commits of this node soon: a poll that learned of
@@ -60,24 +57,20 @@ func (f *feed) comeTo() {
 	}
 }
 
-// came forgets those of the first expected commits that the feed has come to.
-func (f *feed) came(first int, to int64) {
+// came notes where the feed is, and forgets those of the first expected commits that it
+// has come to.
+func (f *feed) came(first int, to position) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	own := slices.DeleteFunc(slices.Clone(f.own[:first]), func(p position) bool { return p.n <= to })
-	f.own = append(own, f.own[first:]...)
+	own := slices.DeleteFunc(slices.Clone(f.own[:first]), func(p position) bool { return p.n <= to.n })
+	f.own, f.reached = append(own, f.own[first:]...), to
 }
 
-// haveLost notes that the database has lost commits, maybe the first expected ones, and
-// that the follower knows.
-func (f *feed) haveLost(first int) {
+// lost does the same where the database has lost commits, and the follower knows.
+func (f *feed) lost(first int, to position) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.own = slices.Clone(f.own[first:])
-	if !slices.Contains(f.own, f.latest) {
-		f.latest = position{}
-	}
-	f.lost++
+	f.own, f.reached = slices.Clone(f.own[first:]), to
 }
 
 // lacks reports whether the database does not have one of the commits that were

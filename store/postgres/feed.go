@@ -54,12 +54,12 @@ import (
 // begin anew from there, so
 //
 //   - a row says that a node has applied a commit only in a database that has it;
-//   - Await counts rows only where they were read together with the commits that this
-//     node has made, and otherwise waits until its feed has found the loss and the
-//     follower knows what was lost.
+//   - Await believes what it reads only where the database has the last commit that
+//     this node knows of, and afterwards only where it has what was the last one then.
+//     Else it waits until the feed has found the loss, and the follower knows of it.
 //
-// So when Await returns, either the database had the commit when all nodes had applied
-// it, or the follower was told that it is lost.
+// So when Await returns, either the database had this node's commits when all that
+// served had applied them, or the follower was told that they are lost.
 //
 // The lease can be changed. A longer one is first written into the row, and the
 // polls after that one let the node serve by it; by a shorter one a poll lets the
@@ -94,9 +94,8 @@ type feed struct {
 	awaited chan struct{} // has the feed poll soon
 	// own are the commits of this node that the feed has not come to yet, in the
 	// order of their acknowledgement.
-	own    []position
-	latest position // of those that were acknowledged since the database last lost any
-	lost   int      // how often the database was found to have lost commits
+	own     []position
+	reached position // the last commit that was applied
 
 	// The goroutine that follows has the rest to itself.
 	conn      *pgx.Conn
@@ -306,7 +305,7 @@ func (f *feed) poll(ctx context.Context) (settled bool, err error) {
 	lease := time.Duration(f.settings.current.Load().Lease)
 	row := max(lease, time.Duration(f.lease.Load()))
 	f.written = min(f.written, row)
-	own := f.acknowledged().expected // before the poll, which then can't be too early to learn of them
+	own := f.expected() // before the poll, which then can't be too early to learn of them
 	sent, at, reported := clock(), time.Now(), position{f.applied, f.last}
 	f.sent = sent
 	var a answer
@@ -463,7 +462,7 @@ func (f *feed) apply(a answer, own []position) (complete bool) {
 		logger().Error("the database was replaced by another copy of itself", zap.Int64("known", f.applied), zap.Int64("found", a.head))
 		f.follower.ChangedAnything(true)
 		f.applied, f.last = a.head, a.id
-		f.haveLost(len(own))
+		f.lost(len(own), position{f.applied, f.last})
 		return true
 	case !followed:
 		f.applied, f.last, complete = a.head, a.id, true
@@ -476,7 +475,7 @@ func (f *feed) apply(a answer, own []position) (complete bool) {
 	default:
 		complete = f.applyEach(a)
 	}
-	f.came(len(own), f.applied)
+	f.came(len(own), position{f.applied, f.last})
 	return complete
 }
 
