@@ -484,6 +484,34 @@ func saveDatabase(t *testing.T, server *testpostgres.Server, database string) (g
 		DELETE FROM client_credentials_changes c USING saved_head s WHERE c.n > s.n`
 }
 
+// It may have been revoked a moment ago, by a call that has failed since, or elsewhere.
+func TestWhoFindsATokenRevokedWaitsForTheOtherNodes(t *testing.T) {
+	server := testpostgres.Shared(t)
+	database := server.NewDatabase(t)
+	node := openNode(t, server.URL(database), time.Hour)
+	c, _, token := clientWithToken(t, node)
+	revoke := func() error {
+		_, err := node.RevokeToken(t.Context(), Caller{Credential: c}, token)
+		return err
+	}
+	if err := revoke(); err != nil {
+		t.Fatal(err)
+	}
+	server.Exec(t, database, `INSERT INTO client_credentials_nodes (id, applied, polls, lease_ms, host, seen)
+		VALUES (gen_random_uuid(), 0, 0, 60000, 'silent', clock_timestamp())`)
+	again := make(chan error)
+	go func() { again <- revoke() }()
+	select {
+	case err := <-again:
+		t.Fatalf("it was answered while a node may not know: %v", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	server.Exec(t, database, `DELETE FROM client_credentials_nodes WHERE host = 'silent'`)
+	if err := <-again; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAKeyThatADatabaseHasForgottenStaysRevoked(t *testing.T) {
 	server := testpostgres.Shared(t)
 	database := server.NewDatabase(t)
