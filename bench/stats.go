@@ -27,10 +27,13 @@ func percentile(values []float64, of float64) float64 {
 func interval(values []float64) (low, high float64) {
 	sorted := slices.Sorted(slices.Values(values))
 	n := len(sorted)
-	rank, tail, term := 0, 0.0, math.Pow(0.5, float64(n)) // term: the chance of rank heads
-	for ; rank < n/2 && tail+term <= 0.025; rank++ {
-		tail += term
-		term *= float64(n-rank) / float64(rank+1)
+	rank, tail := 0, 0.0
+	// The chance of rank heads; its logarithm, as 0.5 to the power of 2,000 is no float64.
+	for log := float64(n) * math.Log(0.5); rank < n/2; rank++ {
+		if tail += math.Exp(log); tail > 0.025 {
+			break
+		}
+		log += math.Log(float64(n-rank) / float64(rank+1))
 	}
 	at := max(rank-1, 0)
 	return sorted[at], sorted[n-1-at]
