@@ -42,8 +42,11 @@ func (i *Issuer) Introspect(ctx context.Context, caller Caller, token string) (*
 // not the caller's to revoke.
 func (i *Issuer) RevokeToken(ctx context.Context, caller Caller, token string) (revoked *Token, err error) {
 	access, err := i.Verify(ctx, token)
-	if isRefusal(err) { // it may have been revoked a moment ago
-		return nil, i.registry.await(ctx)
+	if refused, ok := errors.AsType[*Refusal](err); ok {
+		if refused.Reason == reasonRevoked { // maybe a moment ago
+			return nil, i.registry.await(ctx)
+		}
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err

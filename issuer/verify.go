@@ -155,6 +155,9 @@ func (a *Access) follow(c remembered) {
 	a.requestsPerSecond = uint32(c.RequestsPerSecond) //nolint:gosec // G115: at most maxQuota
 }
 
+// reasonRevoked is that of a refusal where the token, or its credential, was revoked.
+const reasonRevoked = "revoked"
+
 // refuse returns why a token of a good signature does not count now, or nil.
 // The cache outlives configurations: whether its tokens are of this issuer, and
 // of a key that still counts, is asked each time too.
@@ -174,7 +177,7 @@ func (i *Issuer) refuse(a *Access) error {
 	case a.at < t.notBefore:
 		return &Refusal{"not valid yet"}
 	case a.ended:
-		return &Refusal{"revoked"}
+		return &Refusal{reasonRevoked}
 	case a.ends != 0 && a.at >= a.ends:
 		return &Refusal{"credential expired"}
 	}

@@ -45,7 +45,8 @@ type change struct {
 
 func newChange(batch store.Batch) change {
 	c := change{conditions: batch.Conditions, deletes: [][]byte{}, quiet: batch.Quiet && !batch.Urgent}
-	c.urgent = batch.Urgent && len(batch.Puts) > 0     // nobody waits for what is only removed
+	c.urgent = batch.Urgent && len(batch.Puts) > 0 // nobody waits for what is only removed
+
 	values := make(map[string][]byte, len(batch.Puts)) // the last one of a key counts
 	for _, record := range batch.Puts {
 		values[record.Key] = store.Seal(record)
