@@ -137,6 +137,7 @@ func TestAWrongConfigurationIsRefusedWithTheMend(t *testing.T) {
 		{"realm with a quote", withHandler(`{"handler": "bearer_auth", "realm": "the \"stock\""}`), "realm takes"},
 		{"realm with a line break", withHandler(provider(`{"realm": "stock\r\nX: y"}`)), "realm takes"},
 		{"audience of a guard from no variable", withHandler(`{"handler": "bearer_auth", "audience": "{env.TEST_UNSET}"}`), "audience: "},
+		{"two audiences of a guard in one", withHandler(`{"handler": "bearer_auth", "audience": "https://a.test https://b.test"}`), "audience takes visible ASCII"},
 	} {
 		if err := validate(t, c.config); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)

@@ -92,6 +92,8 @@ func newGuard(ctx caddy.Context, rules Rules) (*guard, error) {
 		rules.Audience = policy.Audience
 	} else if rules.Audience, err = caddy.NewReplacer().ReplaceOrErr(rules.Audience, true, true); err != nil {
 		return nil, fmt.Errorf("audience: %w", err)
+	} else if !issuer.ValidAudience(rules.Audience) { // no token could be for it
+		return nil, errors.New("audience takes visible ASCII characters, without spaces and fragment")
 	}
 	if rules.Realm == "" {
 		rules.Realm = policy.Issuer

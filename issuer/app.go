@@ -315,7 +315,7 @@ func (a *App) provisionPolicy() error {
 		if audience, err = repl.ReplaceOrErr(a.Audience, true, true); err != nil {
 			return fmt.Errorf("audience: %w", err)
 		}
-		if !validAudience(audience) {
+		if !ValidAudience(audience) {
 			return errors.New("audience takes visible ASCII characters, without spaces and fragment")
 		}
 	}

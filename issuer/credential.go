@@ -169,7 +169,7 @@ func validateScopes(field string, scopes []string) error {
 
 func validateAudiences(audiences []string) error {
 	for _, audience := range audiences {
-		if !validAudience(audience) {
+		if !ValidAudience(audience) {
 			return &InputError{"audiences", "holds what is no audience: visible ASCII, without a fragment"}
 		}
 	}
@@ -192,9 +192,10 @@ func encodedLength(values []string) int {
 	return len(text)
 }
 
-// validAudience keeps audiences fit for the resource parameter, RFC 8707
-// section 2, though they need not be URLs.
-func validAudience(audience string) bool {
+// ValidAudience reports whether an audience is fit for the resource parameter, RFC
+// 8707 section 2, though it need not be a URL: visible ASCII characters, without
+// spaces and fragment.
+func ValidAudience(audience string) bool {
 	for i := range len(audience) {
 		if c := audience[i]; c <= 0x20 || c >= 0x7F || c == '#' {
 			return false

@@ -157,7 +157,7 @@ func (k *signingKey) sign(t *Token, issuer string, audiences []string, further j
 }
 
 // joinAudience returns audiences as a Token has them. No space is in them: see
-// validAudience, and parseClaims.
+// ValidAudience, and parseClaims.
 func joinAudience(audiences []string) string { return strings.Join(audiences, " ") }
 
 // newTokenID returns 16 random bytes as text.
