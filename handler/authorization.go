@@ -24,6 +24,11 @@ var (
 // such as in the query, are not looked at. Whether it has the alphabet of a token
 // is for token68 to say, where that matters.
 func bearerToken(header http.Header) (field, token string, err error) {
+	if values := header["Authorization"]; len(values) == 1 { // what nearly all send, for less
+		if token, usual := strings.CutPrefix(values[0], "Bearer "); usual && token != "" && token[0] != ' ' {
+			return values[0], token, nil
+		}
+	}
 	field, scheme, rest, err := authorization(header)
 	if err != nil || !strings.EqualFold(scheme, "bearer") {
 		return "", "", err

@@ -94,6 +94,7 @@ func (b *BearerAuth) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 	if matches, err := b.matchers.AnyMatchWithError(r); err != nil {
 		return err
 	} else if !matches {
+		request.leave(nil)
 		return next.ServeHTTP(w, r)
 	}
 	return b.serveGuarded(w, request, next)

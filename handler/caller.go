@@ -71,6 +71,7 @@ func (c *ClientCredentials) caller(w http.ResponseWriter, r *http.Request, iss *
 		}
 		return caller, true
 	}
+	request.leave(nil)
 	auth, err := c.clientAuthentication(r, body)
 	if err != nil {
 		status, refused := malformed(err)

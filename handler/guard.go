@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -117,6 +116,12 @@ func configuredApp(ctx caddy.Context) (*issuer.App, error) {
 // admit returns who sends the request, if it may pass; nil and no refusal where
 // it brings no token at all.
 func (g *guard) admit(r cleaned) (*admission, *refusal) {
+	a, ref := g.judge(r)
+	r.leave(a)
+	return a, ref
+}
+
+func (g *guard) judge(r cleaned) (*admission, *refusal) {
 	a := r.admission
 	if a == nil {
 		var ref *refusal
@@ -133,16 +138,17 @@ func (g *guard) admit(r cleaned) (*admission, *refusal) {
 	if !g.satisfied(&a.Token) {
 		return nil, insufficientScope(a.Token.ClientID, g.Scopes...)
 	}
-	r.vars[identityVar] = a
 	return a, nil
 }
 
 // satisfied reports whether the token's scopes are those that the rules ask for.
 func (r *Rules) satisfied(t *issuer.Token) bool {
-	if r.Any {
-		return slices.ContainsFunc(r.Scopes, t.HasScope)
+	for _, scope := range r.Scopes {
+		if t.HasScope(scope) == r.Any {
+			return r.Any
+		}
 	}
-	return !slices.ContainsFunc(r.Scopes, func(scope string) bool { return !t.HasScope(scope) })
+	return !r.Any
 }
 
 func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {
@@ -298,7 +304,9 @@ func (g *guard) logRefusal(level zapcore.Level, message string, r *http.Request,
 func (g *guard) accept(r cleaned, a *admission) {
 	requestsAdmitted.Inc()
 	setPlaceholders(r, a)
-	traceClient(r.Request, a.Token.ClientID)
+	if r.vars[traceVar] != nil { // to look for the span itself takes longer
+		traceClient(r.Request, a.Token.ClientID)
+	}
 	if entry := g.logger.Check(zapcore.DebugLevel, "request admitted"); entry != nil {
 		entry.Write(zap.String("client_id", a.Token.ClientID), zap.String("jti", a.Token.ID))
 	}

@@ -37,7 +37,7 @@ func (StripIdentityHeaders) CaddyModule() caddy.ModuleInfo {
 }
 
 func (StripIdentityHeaders) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	clean(r)
+	clean(r).leave(nil)
 	return next.ServeHTTP(w, r)
 }
 
@@ -68,21 +68,33 @@ type cleaned struct {
 	*http.Request
 	vars      map[string]any
 	replacer  *caddy.Replacer
+	first     bool       // it was not clean before
 	admission *admission // that another guard has left, if any
 }
 
-// clean removes the client's own identity headers, once for a request: those
-// that a guard has set since are not the client's.
+// clean removes the client's own identity headers, unless that was done for this
+// request before: those that a guard has set since are not the client's. Who calls
+// it calls leave, too: here it would be one more write to Caddy's map.
 func clean(r *http.Request) cleaned {
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any) // Caddy has both for each request
 	replacer, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	seen := vars[identityVar]
 	if seen == nil {
 		stripIdentity(r)
-		vars[identityVar] = true
 	}
 	a, _ := seen.(*admission)
-	return cleaned{r, vars, replacer, a}
+	return cleaned{r, vars, replacer, seen == nil, a}
+}
+
+// leave has those that follow find the request clean, and whose it is if a guard has
+// let it through.
+func (c cleaned) leave(a *admission) {
+	switch {
+	case a == nil && c.first:
+		c.vars[identityVar] = true
+	case a != c.admission && a != nil:
+		c.vars[identityVar] = a
+	}
 }
 
 // setIdentity tells the upstream who the client is. The header fields' values

@@ -20,6 +20,50 @@ func TestOtherHeadersReachTheUpstreamUnchanged(t *testing.T) {
 	}
 }
 
+// Whatever has removed the client's own headers: what the operator sets then is not
+// the client's.
+func TestIdentityHeadersAreRemovedOnceForARequest(t *testing.T) {
+	for name, first := range map[string]string{
+		"the handler for that":             `{"handler": "strip_identity_headers"}`,
+		"a guard of other requests":        `{"handler": "bearer_auth", "match": [{"path": ["/other"]}]}`,
+		"a guard that asks for no token":   `{"handler": "bearer_auth", "optional": true}`,
+		"a guard that only reports":        `{"handler": "bearer_auth", "report_only": true}`,
+		"none but the one behind the site": `{"handler": "headers"}`,
+	} {
+		s := newServer(t)
+		s.RunJSON(t, fmt.Sprintf(withHandlers, s.Dir+"/log", s.Dir+"/storage", s.URL(""), s.Dir+"/store", s.Port, s.Upstream.Address(), first))
+		wantStatus(t, s.Do(t, "GET", "/x", "", "X-Client-Id", "spoof", "X-Client-Scope", "spoof"), http.StatusOK)
+		want := "the site's"
+		if strings.HasPrefix(name, "none") {
+			want = ""
+		}
+		if got := wantUpstream(t, s).Header; got.Get("X-Client-Id") != want || got.Get("X-Client-Scope") != "" {
+			t.Errorf("behind %s the upstream saw %v", name, got)
+		}
+	}
+}
+
+// withHandlers is a site that sets an identity header itself, behind a first handler
+// and in front of a guard.
+const withHandlers = `{
+	"admin": {"disabled": true},
+	"logging": {"logs": {"default": {"writer": {"output": "file", "filename": %[1]q}}}},
+	"storage": {"module": "file_system", "root": %[2]q},
+	"apps": {
+		"client_credentials": {"issuer": %[3]q, "store": {"module": "badger", "path": %[4]q}},
+		"http": {"grace_period": "1s", "servers": {"test": {
+			"listen": ["127.0.0.1:%[5]d"],
+			"automatic_https": {"disable": true},
+			"routes": [{"handle": [
+				%[7]s,
+				{"handler": "headers", "request": {"set": {"X-Client-Id": ["the site's"]}}},
+				{"handler": "bearer_auth", "optional": true},
+				{"handler": "reverse_proxy", "upstreams": [{"dial": %[6]q}]}
+			]}]
+		}}}
+	}
+}`
+
 // The address that the PROXY protocol tells stands for one from another host.
 func TestPlaintextFromAnotherHostIsWarnedOfOnce(t *testing.T) {
 	s := run(t, site("", "servers {\nlistener_wrappers {\nproxy_protocol {\nallow 127.0.0.0/8\n}\n}\ntrusted_proxies static 192.0.2.9\n}",

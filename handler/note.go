@@ -10,6 +10,9 @@ import (
 	"go.uber.org/zap"
 )
 
+// traceVar is among the variables of a request that Caddy's tracing handler traces.
+const traceVar = "trace_id"
+
 // traceClient tells the trace of a request, if there is one, whose it is. The
 // access log asks the placeholders.
 func traceClient(r *http.Request, clientID string) {

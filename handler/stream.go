@@ -141,11 +141,11 @@ type streamWriter struct {
 
 // open reports whether the answer may go on, and notes that it has begun.
 func (w *streamWriter) open() bool {
-	if w.phase.CompareAndSwap(waiting, begun) {
-		return true
-	}
 	phase := w.phase.Load()
-	return phase == begun || phase == ending
+	if phase == waiting && !w.phase.CompareAndSwap(waiting, begun) {
+		phase = w.phase.Load()
+	}
+	return phase <= ending
 }
 
 func (w *streamWriter) WriteHeader(status int) {
@@ -260,15 +260,18 @@ func (c *cutContext) Err() error {
 	return c.inner.Err()
 }
 
-// Value implements context.Context. Once it is made, the inner context answers,
-// so that package context finds it and those made from it are its children.
+// Value implements context.Context. Once it is made, the inner context answers, but
+// for what is Caddy's, so that package context finds it and those made from it are its
+// children.
 func (c *cutContext) Value(key any) any {
-	switch {
-	case key == caddyhttp.VarsCtxKey && c.vars != nil:
-		return c.vars
-	case key == caddy.ReplacerCtxKey && c.replacer != nil:
-		return c.replacer
-	case c.made.Load():
+	if caddys, ok := key.(caddy.CtxKey); ok {
+		switch {
+		case caddys == caddyhttp.VarsCtxKey && c.vars != nil:
+			return c.vars
+		case caddys == caddy.ReplacerCtxKey && c.replacer != nil:
+			return c.replacer
+		}
+	} else if c.made.Load() {
 		return c.inner.Value(key)
 	}
 	return c.Context.Value(key)
@@ -285,11 +288,19 @@ func (c *cutContext) make() {
 	}
 	if _, ends := c.Deadline(); ends || c.lasts {
 		c.inner, c.release = context.WithCancelCause(c.Context)
-	} else if c.inner, c.release = context.WithCancelCause(context.WithoutCancel(c.Context)); c.Context.Err() != nil {
+	} else if c.inner, c.release = context.WithCancelCause((*detachedContext)(c)); c.Context.Err() != nil {
 		c.follow()
 	}
 	c.made.Store(true)
 }
+
+// detachedContext is the request's context without its end: context.WithoutCancel, as a
+// part of what is there.
+type detachedContext cutContext
+
+func (*detachedContext) Done() <-chan struct{} { return nil }
+
+func (*detachedContext) Err() error { return nil }
 
 // bind has the context end with the request's.
 func (c *cutContext) bind() {

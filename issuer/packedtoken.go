@@ -73,7 +73,10 @@ func (p packedToken) unpack(i *Issuer, a *Access) {
 	texts, at := p[packedHead:], p.length(0)
 	t.foreign = string(texts[:at]) != i.policy.Issuer
 	keyID := texts[at : at+p.length(1)]
-	t.keyID = i.keys().verify[string(keyID)].id
+	keys := i.keys()
+	if t.keyID = keys.signing.id; string(keyID) != t.keyID { // most are signed by that one
+		t.keyID = keys.verify[string(keyID)].id
+	}
 	at += len(keyID)
 	audience := texts[at : at+p.length(2)]
 	if t.audience = i.policy.Audience; string(audience) != t.audience {

@@ -335,9 +335,12 @@ func (t *Token) Audience() []string { return strings.Fields(t.audience) }
 // For reports whether the token was issued for the audience.
 func (t *Token) For(audience string) bool { return hasWord(t.audience, audience) }
 
-// hasWord reports whether a word is among those of a text, between which is a
-// space each.
+// hasWord reports whether a word, in which is no space, is among those of a text,
+// between which is a space each.
 func hasWord(text, word string) bool {
+	if text == word {
+		return word != ""
+	}
 	for text != "" {
 		var first string
 		if first, text, _ = strings.Cut(text, " "); first == word {

@@ -28,9 +28,9 @@ type Watch struct {
 	// Guarded by the list:
 	version    uint64 // of the credential that says what follows
 	ends       int64  // when the access does by itself, in Unix milliseconds
-	ended      bool   // it was revoked
 	prev, next *Watch
 	age        watchAge
+	ended      bool // it was revoked
 	told       bool // its watcher was told something, or is about to be
 
 	telling sync.Mutex
