@@ -33,7 +33,7 @@ const (
 
 // alternate measures the two sides in turns of a moment.
 func (b *bench) alternate(ctx context.Context, c comparison, r *ratios) error {
-	a := alternation{Connections: concurrency, Turns: momentsPerPair * b.pairs, Turn: moment}
+	a := alternation{Connections: concurrency, Turns: momentsPerPair * max(c.finer, 1) * b.pairs, Turn: moment}
 	for i, side := range []*testCase{c.a, c.b} {
 		text, err := side.text(ctx)
 		if err != nil {

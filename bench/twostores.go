@@ -104,7 +104,7 @@ func (b *bench) newStoreScenery(local, shared *caddy, stay int) *scenery {
 	}
 	for _, name := range []string{storeGuard, storeToken} {
 		s.comparisons = append(s.comparisons, comparison{
-			twoStores + ", " + name + ": PostgreSQL over Badger", s.find(twoStores, name+onPostgreSQL), s.find(twoStores, name+onBadger), cpuPerRequest, 0,
+			twoStores + ", " + name + ": PostgreSQL over Badger", s.find(twoStores, name+onPostgreSQL), s.find(twoStores, name+onBadger), cpuPerRequest, 0, 0,
 		})
 	}
 	return s
