@@ -44,11 +44,11 @@ type BearerAuth struct {
 	Rules
 
 	// Lets requests without a token pass, without an identity. A token that is
-	// not valid is refused all the same.
+	// not valid is refused all the same. Default: `false`
 	Optional bool `json:"optional,omitempty"`
 
 	// Leaves the token in the request that goes to the upstream. By default it
-	// is removed: who holds it can use it as well as the client.
+	// is removed: who holds it can use it as well as the client. Default: `false`
 	ForwardToken bool `json:"forward_token,omitempty"`
 
 	// Lets go on what was under way when its token expired or was revoked:
@@ -91,13 +91,15 @@ func (b *BearerAuth) ServeHTTP(w http.ResponseWriter, r *http.Request, next cadd
 	if serveResource(w, r, b.guard.app) {
 		return nil
 	}
-	if matches, err := b.matchers.AnyMatchWithError(r); err != nil {
-		return err
-	} else if !matches {
-		request.leave(nil)
-		return next.ServeHTTP(w, r)
+	matches, err := b.matchers.AnyMatchWithError(r)
+	if matches && err == nil {
+		return b.serveGuarded(w, request, next)
 	}
-	return b.serveGuarded(w, request, next)
+	request.leave(nil)
+	if err != nil {
+		return err
+	}
+	return next.ServeHTTP(w, r)
 }
 
 func (b *BearerAuth) serveGuarded(w http.ResponseWriter, request cleaned, next caddyhttp.Handler) error {
@@ -118,10 +120,11 @@ func (b *BearerAuth) serveGuarded(w http.ResponseWriter, request cleaned, next c
 		ref = a.count()
 	}
 	if ref != nil {
-		return b.refuse(w, r, ref)
+		return b.refuse(w, request, ref)
 	}
 	b.guard.accept(request, a)
 	setIdentity(r, a, b.ForwardToken)
+	defer a.end() // what comes then is another answer, an error route's
 	if b.KeepStreams || a.watched {
 		return next.ServeHTTP(w, r)
 	}
@@ -133,15 +136,16 @@ func (b *BearerAuth) watch(a *admission, w http.ResponseWriter, request cleaned,
 	r := request.Request
 	a.watched = true
 	if err := a.stream.begin(&a.Access, w, request); err != nil {
-		a.stream.leave(w, r) // it may have been told already
-		return b.refuse(w, r, refusalOf(err))
+		a.stream.closeUnreadable(w, r) // it may have been told already
+		return b.refuse(w, request, refusalOf(err))
 	}
 	defer b.guard.noteCut(r, a) // after a panic too: so reverse_proxy ends what it can't complete
 	err := a.stream.run(r, next)
 	switch phase := a.stream.writer.phase.Load(); {
 	case phase == refused:
-		a.stream.leave(w, r)
-		return b.refuse(w, r, invalidToken("revoked"))
+		dropRepresentation(w.Header())
+		a.stream.closeUnreadable(w, r)
+		return b.refuse(w, request, invalidToken("revoked"))
 	case phase > refused && !a.stream.writer.hijacked.Load():
 		// So that the client does not take for whole what it has got.
 		panic(http.ErrAbortHandler)
@@ -149,10 +153,22 @@ func (b *BearerAuth) watch(a *admission, w http.ResponseWriter, request cleaned,
 	return err
 }
 
-func (b *BearerAuth) refuse(w http.ResponseWriter, r *http.Request, ref *refusal) error {
-	b.guard.challenge(w, r, ref)
+func (b *BearerAuth) refuse(w http.ResponseWriter, request cleaned, ref *refusal) error {
+	request.takeBack()
+	b.guard.challenge(w, request.Request, ref)
 	// No body: handle_errors may write one in the site's own form.
 	return caddyhttp.Error(ref.status, errors.New(ref.reason))
+}
+
+// dropRepresentation removes the header fields of an answer that was given up before it
+// began, so that another one may take its place.
+func dropRepresentation(header http.Header) {
+	for _, name := range []string{
+		"Accept-Ranges", "Connection", "Content-Disposition", "Content-Encoding", "Content-Language", "Content-Length", "Content-Location",
+		"Content-Range", "Content-Type", "Etag", "Last-Modified", "Location", "Set-Cookie", "Trailer", "Upgrade",
+	} {
+		delete(header, name)
+	}
 }
 
 // Interface guards

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -123,9 +124,13 @@ func (g *guard) admit(r cleaned) (*admission, *refusal) {
 
 func (g *guard) judge(r cleaned) (*admission, *refusal) {
 	a := r.admission
-	if a == nil {
+	if a == nil || a.over {
+		header := r.Header
+		if a != nil { // a guard has taken it out of the header
+			header = http.Header{"Authorization": {a.fields[tokenField]}}
+		}
 		var ref *refusal
-		if a, ref = g.authenticate(r.Request); a == nil || ref != nil {
+		if a, ref = g.authenticate(r.Context(), header); a == nil || ref != nil {
 			return nil, ref
 		}
 	}
@@ -151,8 +156,8 @@ func (r *Rules) satisfied(t *issuer.Token) bool {
 	return !r.Any
 }
 
-func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {
-	authorization, token, err := bearerToken(r.Header)
+func (g *guard) authenticate(ctx context.Context, header http.Header) (*admission, *refusal) {
+	authorization, token, err := bearerToken(header)
 	if err != nil {
 		return nil, unreadable(err)
 	}
@@ -163,12 +168,12 @@ func (g *guard) authenticate(r *http.Request) (*admission, *refusal) {
 	if err != nil {
 		return nil, cannotTell(err)
 	}
-	access, err := iss.Verify(r.Context(), token)
+	access, err := iss.Verify(ctx, token)
 	if err == nil {
 		return &admission{Access: access, fields: [...]string{tokenField: authorization}}, nil
 	}
 	switch ref := refusalOf(err); {
-	case r.Context().Err() != nil:
+	case ctx.Err() != nil:
 		return nil, clientGone()
 	case ref.err == nil && !token68(token): // asked late: a token that counts is one
 		return nil, unreadable(errMalformedBearer)

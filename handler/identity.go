@@ -60,8 +60,12 @@ type admission struct {
 	counted bool // by a guard, towards a limit
 	placed  bool // in the placeholders
 	watched bool
+	over    bool // what it was for is answered, or was refused
 	stream  stream
 }
+
+// end has a guard of what follows, in an error route, ask anew what the token is worth.
+func (a *admission) end() { a.over = true }
 
 // cleaned is a request without identity headers of its client.
 type cleaned struct {
@@ -82,6 +86,7 @@ func clean(r *http.Request) cleaned {
 	if seen == nil {
 		stripIdentity(r)
 	}
+	stripTrailers(r)
 	a, _ := seen.(*admission)
 	return cleaned{r, vars, replacer, seen == nil, a}
 }
@@ -94,6 +99,14 @@ func (c cleaned) leave(a *admission) {
 		c.vars[identityVar] = true
 	case a != c.admission && a != nil:
 		c.vars[identityVar] = a
+	}
+}
+
+// takeBack has nobody be told any more whose the request is: it is refused.
+func (c cleaned) takeBack() {
+	if a, ok := c.vars[identityVar].(*admission); ok {
+		a.end()
+		deleteIdentity(c.Header)
 	}
 }
 
@@ -112,7 +125,7 @@ func setIdentity(r *http.Request, a *admission, forwardToken bool) {
 }
 
 // identityFields are those that say who the client is: the last one by its token, as it
-// came, or as a handler between two guards has left it.
+// came, or as it was edited in place between two guards.
 var identityFields = [...]string{headerClientID, headerScope, headerAccount, tokenField: "Authorization"}
 
 const tokenField = 3
@@ -174,7 +187,15 @@ func stripIdentity(r *http.Request) {
 			r.Header[name] = keepFromConnection(values)
 		}
 	}
-	if r.Trailer != nil {
+}
+
+// stripTrailers is for each request that has the same trailers, too: Caddy's tracing
+// handler makes a copy, and an error route gets the one before.
+func stripTrailers(r *http.Request) {
+	if r.Trailer == nil {
+		return
+	}
+	if _, stripped := r.Body.(*trailerStripper); !stripped {
 		deleteIdentity(r.Trailer)
 		// A trailer that was not announced arrives with the end of the body.
 		r.Body = &trailerStripper{ReadCloser: r.Body, trailer: r.Trailer}

@@ -48,6 +48,7 @@ func (b *BearerProvider) Authenticate(w http.ResponseWriter, r *http.Request) (c
 		ref = a.count()
 	}
 	if ref != nil {
+		request.takeBack()
 		b.guard.challenge(w, r, ref)
 		if ref.status == http.StatusTooManyRequests {
 			return caddyauth.User{}, false, nil

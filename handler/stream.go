@@ -67,17 +67,25 @@ func (s *stream) TokenRevoked() {
 	}
 }
 
-// leave has the server close the connection after a refusal, where no other request
-// could be answered on it.
-func (s *stream) leave(w http.ResponseWriter, r *http.Request) {
+// closeUnreadable has the server close the connection after a refusal, where no other
+// request could be answered on it.
+func (s *stream) closeUnreadable(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 && s.writer.unreadable.Load() {
 		w.Header().Set("Connection", "close")
 	}
 }
 
-// run lets the next handler answer. What is ended by then is told by the phase.
+// run lets the next handler answer. What is ended by then is told by the phase; where
+// that is refused, a handler that gives up what it believes to have begun is no panic.
 func (s *stream) run(r *http.Request, next caddyhttp.Handler) error {
 	defer s.end(r)
+	defer func() {
+		if s.writer.phase.Load() == refused {
+			if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // net/http compares it so
+				panic(p)
+			}
+		}
+	}()
 	return next.ServeHTTP(&s.writer, r)
 }
 

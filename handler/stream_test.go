@@ -27,6 +27,11 @@ import (
 )
 
 func init() {
+	caddy.RegisterModule(hastyHandler{})
+	httpcaddyfile.RegisterHandlerDirective("hasty", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		return new(hastyHandler), nil
+	})
+	httpcaddyfile.RegisterDirectiveOrder("hasty", httpcaddyfile.Before, "respond")
 	caddy.RegisterModule(deafHandler{})
 	httpcaddyfile.RegisterHandlerDirective("deaf", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		return new(deafHandler), nil
@@ -58,6 +63,22 @@ func (deafHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp
 	}
 }
 
+// hastyHandler says what its answer will be, and then waits until it is ended.
+type hastyHandler struct{}
+
+func (hastyHandler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.hasty", New: func() caddy.Module { return new(hastyHandler) }}
+}
+
+func (hastyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	w.Header().Set("Content-Length", "5")
+	w.Header().Set("Content-Type", "text/plain")
+	w.Header().Set("Set-Cookie", "a=b")
+	<-r.Context().Done()
+	_, err := io.WriteString(w, "whole")
+	return err
+}
+
 // newStreamUpstream starts an upstream that answers in ways that take long. Its
 // ended channel tells the path of each request whose context ended.
 func newStreamUpstream(t *testing.T) (address string, ended chan string) {
@@ -76,6 +97,12 @@ func newStreamUpstream(t *testing.T) (address string, ended chan string) {
 			_ = http.NewResponseController(w).Flush()
 			time.Sleep(20 * time.Millisecond)
 		}
+		ended <- r.URL.Path
+	})
+	mux.HandleFunc("/header", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
 		ended <- r.URL.Path
 	})
 	mux.HandleFunc("/silent", func(w http.ResponseWriter, r *http.Request) {
@@ -292,6 +319,36 @@ func TestARequestThatWaitsFinishesAfterExpiryAndNotAfterRevocation(t *testing.T)
 		wantEnded(t, ended, "/late")
 		wantHealthy(t, s, s.Token(t, bystander))
 	})
+}
+
+// What the handler, or one between, has already said of an answer that never began is
+// not in the refusal.
+func TestARefusalInPlaceOfAnAnswerIsWhole(t *testing.T) {
+	address, ended := newStreamUpstream(t)
+	for path, directives := range map[string]string{
+		"/hasty":  "hasty",
+		"/header": "encode gzip\nreverse_proxy " + address, // encode waits for the first byte
+	} {
+		s := run(t, site("", h2c, "route {\nclient_credentials\n"+directives+"\n}"))
+		bothVersions(t, s, func(t *testing.T) {
+			c := s.CreateWith(t)
+			token := s.Token(t, c)
+			time.AfterFunc(300*time.Millisecond, func() { s.Revoke(t, c) })
+			resp := s.Do(t, http.MethodGet, path, "", append(testserver.Bearer(token), "Accept-Encoding", "gzip")...)
+			wantStatus(t, resp, http.StatusUnauthorized)
+			wantMatch(t, "the challenge", resp.Header.Get("WWW-Authenticate"), `error="invalid_token"`)
+			for _, name := range []string{"Content-Type", "Content-Encoding", "Set-Cookie"} {
+				wantHeader(t, resp, name, "")
+			}
+			if body := testserver.Body(t, resp); body != "" || resp.ContentLength > 0 {
+				t.Errorf("the answer is %q, and should have %d bytes", body, resp.ContentLength)
+			}
+			if path == "/header" {
+				wantEnded(t, ended, path)
+			}
+			wantMatch(t, "the log", s.Log(t), `"msg":"request refused","reason":"revoked"`)
+		})
+	}
 }
 
 func TestAnUploadEndsWhenItsTokenIsRevokedAndIsNoFaultOfTheUpstream(t *testing.T) {
