@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -31,10 +30,6 @@ type nodes struct {
 	askFailed error     // how that ended
 
 	ended endedRights
-
-	// lost is set while what streams are under way by may have been revoked
-	// elsewhere.
-	lost atomic.Bool
 }
 
 const (
@@ -70,11 +65,9 @@ func (r *registry) stale() error {
 	return r.nodes.Stale()
 }
 
-// cutOff reports whether streams must end, whatever their token.
-func (n *nodes) cutOff() bool { return n != nil && n.lost.Load() }
-
-// endStreamsWhenStale ends all that is under way by a token as soon as this node
-// is stale, until the registry is closed: elsewhere, a revocation returns then.
+// endStreamsWhenStale ends all that is under way by a token while this node is stale,
+// until the registry is closed: elsewhere, a revocation returns then. What begins just
+// as the node becomes stale is met by the next round.
 func (r *registry) endStreamsWhenStale() {
 	ticker := time.NewTicker(staleRound)
 	defer ticker.Stop()
@@ -84,7 +77,7 @@ func (r *registry) endStreamsWhenStale() {
 			return
 		case <-ticker.C:
 		}
-		if stale := r.stale() != nil; stale == r.nodes.lost.Swap(stale) || !stale {
+		if r.stale() == nil {
 			continue
 		}
 		for n := range r.watches {

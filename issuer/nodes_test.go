@@ -176,6 +176,12 @@ func TestANodeThatIsCutOffCannotTell(t *testing.T) {
 		t.Errorf("a token that was revoked meanwhile: %v", err)
 	}
 	eventually(t, "a stream of that token is ended", func() bool { return stream.revoked.Load() > 0 })
+	var late watcher // as if it had been on its way when the node was cut off
+	if err := access.Watch(t.Context(), &late.Watch, &late); err != nil {
+		t.Fatal(err)
+	}
+	defer late.Stop()
+	eventually(t, "a stream that begins late is ended", func() bool { return late.revoked.Load() > 0 })
 	if _, err := far.Issue(t.Context(), tokenRequest(c.ClientID, secret)); !errors.Is(err, store.ErrStale) {
 		t.Errorf("a token is issued: %v", err)
 	}

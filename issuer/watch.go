@@ -275,11 +275,12 @@ func (l *watchList) ended(r *registry, now int64) (revoked, expired []*Watch) {
 		}
 		return nil, nil
 	}
+	stale := r.stale() != nil
 	next := now + watchRound.Milliseconds()
 	for w := l.first; w != nil; w = w.next {
 		ends := w.ends
 		switch {
-		case w.ended || r.keyRevoked(w.access.Token.keyID) || r.nodes.cutOff():
+		case w.ended || r.keyRevoked(w.access.Token.keyID) || stale:
 			w.told = true
 			revoked = append(revoked, w)
 			ends = now + tellAgain.Milliseconds()
