@@ -44,10 +44,23 @@ func (n *nodes) remember(c *Credential, lifetime time.Duration) {
 	}
 	n.ended.mu.Lock()
 	defer n.ended.mu.Unlock()
-	if before, known := n.ended.credentials[c.ClientID]; !known || before.Version < c.Version {
+	if before, known := n.ended.credentials[c.ClientID]; !known || c.outdoes(before.Credential) {
 		n.ended.credentials[c.ClientID] = endedCredential{c, time.Now().Add(lifetime)}
 	}
 }
+
+// outdoes reports whether a state of a credential counts more than another one: by its
+// version, unless one of them is the end. They may be of histories that know nothing of
+// each other.
+func (c *Credential) outdoes(other *Credential) bool {
+	if c.endedForGood() != other.endedForGood() {
+		return c.endedForGood()
+	}
+	return c.Version > other.Version
+}
+
+// endedForGood reports whether it was revoked. What is declared can be declared again.
+func (c *Credential) endedForGood() bool { return !c.Revoked.IsZero() && !c.Declared }
 
 func (n *nodes) rememberToken(key string, record revocation) {
 	if n == nil {
@@ -58,14 +71,14 @@ func (n *nodes) rememberToken(key string, record revocation) {
 	n.ended.tokens[key] = record
 }
 
-// latest returns the credential, or what is remembered of it, where that is later.
+// latest returns the credential, or what is remembered of it, where that counts more.
 func (n *nodes) latest(c *Credential) *Credential {
 	if n == nil {
 		return c
 	}
 	n.ended.mu.Lock()
 	defer n.ended.mu.Unlock()
-	if ended, known := n.ended.credentials[c.ClientID]; known && ended.Version > c.Version {
+	if ended, known := n.ended.credentials[c.ClientID]; known && ended.outdoes(c) {
 		return ended.Credential
 	}
 	return c
@@ -202,9 +215,12 @@ func (r *registry) restoreCredential(ctx context.Context, remembered *Credential
 		}
 		var after Credential
 		switch {
+		case before.endedForGood():
+			return nil
 		case before.Version < remembered.Version:
 			after = *remembered
 			after.Version-- // putChange raises it
+			after.Disabled = after.Disabled || before.Disabled
 		case before.Epoch < remembered.Epoch || before.Revoked.IsZero() && !remembered.Revoked.IsZero():
 			after = *before
 			after.endTokens(time.Now())

@@ -480,6 +480,46 @@ func TestWhatADatabaseHasForgottenStaysRevoked(t *testing.T) {
 	}
 }
 
+// The node that has not heard of it remembers a later state, of the history that is lost.
+func TestARevocationAfterAFailoverIsNotUndone(t *testing.T) {
+	server := testpostgres.Shared(t)
+	database := server.NewDatabase(t)
+	proxy := testpostgres.NewProxy(t, server)
+	far := openNode(t, proxy.URL(database), time.Hour)
+	c, _, token := clientWithToken(t, far)
+	goBack := saveDatabase(t, server, database)
+	name := "robot"
+	for _, p := range []Patch{{Name: named(&name)}, {Enabled: named(false)}} { // the second one ends rights
+		if _, err := far.Change(t.Context(), "", c.ClientID, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	proxy.Cut()
+	server.Exec(t, database, `BEGIN; `+goBack+`; COMMIT`)
+	near := openNode(t, server.URL(database), time.Hour)
+	if err := near.Revoke(t.Context(), "", c.ClientID); err != nil {
+		t.Fatal(err)
+	}
+	proxy.Heal()
+	eventually(t, "the other node writes again what it remembers", func() bool {
+		restores, restored := far.registry.nodes.ended.restoring()
+		return restores > 0 && restored == nil
+	})
+	for name, node := range map[string]*Issuer{"the one that has revoked it": near, "the other one": far} {
+		eventually(t, name+" refuses the token", func() bool { return isRefusal(verified(node, token)) })
+		if read, err := node.registry.read(t.Context(), c.ClientID); err != nil || read.Revoked.IsZero() {
+			t.Errorf("%s: it is not revoked any more, %v", name, err)
+		}
+	}
+	value, err := near.registry.store.Get(t.Context(), credentialKey(c.ClientID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stored, err := decodeCredential(value); err != nil || stored.Revoked.IsZero() {
+		t.Errorf("in the database it is not revoked any more, %v", err)
+	}
+}
+
 // saveDatabase returns the statements that have the database be again as it is now, in a
 // transaction.
 func saveDatabase(t *testing.T, server *testpostgres.Server, database string) (goBack string) {
