@@ -362,6 +362,31 @@ func TestIndexesThatWereNotCompletedAreMadeAnew(t *testing.T) {
 	}
 }
 
+// Of a credential and its entries, either may be lost.
+func TestTheIndexesOfWhatIsLeftAfterALossAreMadeAnew(t *testing.T) {
+	st := openTestStore(t, t.TempDir())
+	iss := newTestIssuer(t, st, time.Hour, 100)
+	unlisted, secret, _ := clientWithToken(t, iss)
+	gone, _, _ := clientWithToken(t, iss)
+	useSecret(t, iss, unlisted.ClientID, secret)
+	iss.registry.uses.note(unlisted.ClientID, unlisted.Hashes[0], time.Now().Add(5*time.Second))
+	if err := iss.registry.flushUses(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	lost := append(unlisted.entries(), credentialKey(gone.ClientID))
+	if err := st.Commit(t.Context(), store.Batch{Deletes: lost}); err != nil {
+		t.Fatal(err)
+	}
+	if err := beginWithWhatIsLeft(t.Context(), st); err != nil {
+		t.Fatal(err)
+	}
+	wantIndexed(t, st)
+	left, err := newTestIssuer(t, st, time.Hour, 100).List(t.Context(), "")
+	if err != nil || len(left) != 1 || left[0].ClientID != unlisted.ClientID {
+		t.Errorf("List = %v, %v, want what is left", left, err)
+	}
+}
+
 func TestAPageIsReadWhileCredentialsAreRemoved(t *testing.T) {
 	hooked := &hookedStore{Store: openTestStore(t, t.TempDir())}
 	iss := newTestIssuer(t, hooked, time.Hour, 100)

@@ -91,17 +91,20 @@ func orderOf(entry string) string {
 	return order
 }
 
-// indexAll makes the entries of all credentials, in small steps.
+// indexAll makes the entries of all credentials, in small steps. What is left of the
+// indexes that only this format has goes first, where they were not completed: a
+// release before may have had the store since, and have changed and removed credentials
+// without them.
 func indexAll(ctx context.Context, st store.Store) error {
-	if err := dropIndexes(ctx, st); err != nil {
+	if err := dropIndexes(ctx, st, byName, byScope, byExpiry, byDisabled, byRevoked, byUse); err != nil {
 		return err
 	}
 	for from := credentialPrefix; from != ""; {
-		var batch store.Batch
-		at := from
+		var some []*Credential
+		entries, at := 0, from
 		from = ""
 		err := st.ScanFrom(ctx, credentialPrefix, at, func(key string, value []byte) error {
-			if len(batch.Puts) >= sweepBatch {
+			if entries >= sweepBatch {
 				from = key
 				return errEnough
 			}
@@ -109,11 +112,19 @@ func indexAll(ctx context.Context, st store.Store) error {
 			if err != nil {
 				return err
 			}
-			reindex(&batch, nil, append(c.entries(), c.entryByUse(useRecord{})))
+			some, entries = append(some, c), entries+len(c.entries())+1
 			return nil
 		})
 		if err != nil && !errors.Is(err, errEnough) {
 			return err
+		}
+		var batch store.Batch
+		for _, c := range some {
+			_, use, err := readUse(ctx, st, c.ClientID)
+			if err != nil {
+				return err
+			}
+			reindex(&batch, nil, append(c.entries(), c.entryByUse(use)))
 		}
 		if err := st.Commit(ctx, batch); err != nil {
 			return err
@@ -122,11 +133,8 @@ func indexAll(ctx context.Context, st store.Store) error {
 	return nil
 }
 
-// dropIndexes removes what is left of the indexes that only this format has, where
-// they were not completed. A release before may have had the store since, and have
-// changed and removed credentials without them.
-func dropIndexes(ctx context.Context, st store.Store) error {
-	for _, index := range []string{byName, byScope, byExpiry, byDisabled, byRevoked, byUse} {
+func dropIndexes(ctx context.Context, st store.Store, indexes ...string) error {
+	for _, index := range indexes {
 		for from := index; from != ""; {
 			batch := store.Batch{Urgent: true} // it makes room
 			err := st.ScanFrom(ctx, index, from, func(key string, _ []byte) error {
