@@ -3,6 +3,7 @@ package issuer
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +36,32 @@ func TestABackupThatThisVersionCannotReadIsRefusedByName(t *testing.T) {
 
 // What only ends tokens, as an earlier restore does, is no change of what a
 // credential says.
+// The configuration says what becomes of what it has declared, when the server starts.
+func TestADeclaredCredentialThatWasRevokedStopsNoRestore(t *testing.T) {
+	st := openTestStore(t, t.TempDir())
+	iss := newTestIssuer(t, st, time.Hour, 10)
+	declared := DeclaredCredential{ClientID: "orders", SecretHashes: []string{HashSecret("iObGKtihdEScOmDiZxZ+6Q==")}}
+	if err := iss.declare(t.Context(), []DeclaredCredential{declared}); err != nil {
+		t.Fatal(err)
+	}
+	created, _, _ := clientWithToken(t, iss)
+	lost := map[string]lostCredential{"orders": {revoked: true}, created.ClientID: {revoked: true}}
+	restored, err := beginAnew(t.Context(), st, lost)
+	if err != nil || len(restored.RevokedAgain) != 2 {
+		t.Fatalf("%+v, %v", restored, err)
+	}
+	iss = newTestIssuer(t, st, time.Hour, 10) // which has nothing in memory
+	if _, err := iss.Get(t.Context(), "", created.ClientID); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the other one is not revoked: %v", err)
+	}
+	if err := iss.declare(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := iss.Get(t.Context(), "", "orders"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the declared one is not revoked: %v", err)
+	}
+}
+
 func TestOnlyWhatACredentialSaysIsAChangeOfIt(t *testing.T) {
 	backedUp, lost := openTestStore(t, t.TempDir()), openTestStore(t, t.TempDir())
 	iss := newTestIssuer(t, backedUp, time.Hour, 10)
