@@ -108,7 +108,10 @@ func (i *Issuer) changeOnce(ctx context.Context, caller *Caller, account, client
 	if err != nil {
 		return nil, err
 	}
-	if !c.managedIn(account) {
+	switch {
+	case account != "" && c.Account != account:
+		return nil, ErrNotFound
+	case !c.Revoked.IsZero():
 		return nil, cmp.Or(i.registry.found(ctx, c), ErrNotFound)
 	}
 	if c.Declared {

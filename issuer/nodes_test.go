@@ -531,30 +531,60 @@ func saveDatabase(t *testing.T, server *testpostgres.Server, database string) (g
 }
 
 // It may have been revoked a moment ago, by a call that has failed since, or elsewhere.
-func TestWhoFindsATokenRevokedWaitsForTheOtherNodes(t *testing.T) {
+func TestWhoFindsItRevokedAlreadyWaitsForTheOtherNodes(t *testing.T) {
 	server := testpostgres.Shared(t)
 	database := server.NewDatabase(t)
 	node := openNode(t, server.URL(database), time.Hour)
-	c, _, token := clientWithToken(t, node)
-	revoke := func() error {
-		_, err := node.RevokeToken(t.Context(), Caller{Credential: c}, token)
-		return err
+	caller, _, token := clientWithToken(t, node)
+	gone, _, _ := clientWithToken(t, node)
+	nobody := func(context.Context, *Credential) {}
+	revokes := map[string]func() error{
+		"a token": func() error {
+			_, err := node.RevokeToken(t.Context(), Caller{Credential: caller}, token)
+			return err
+		},
+		"a credential": func() error {
+			if err := node.Revoke(t.Context(), "", gone.ClientID); !errors.Is(err, ErrNotFound) {
+				return err
+			}
+			return nil
+		},
+		"an account": func() error {
+			_, err := node.RevokeAll(t.Context(), "", Selection{Account: DefaultAccount}, caller.ClientID, nobody)
+			return err
+		},
 	}
-	if err := revoke(); err != nil {
-		t.Fatal(err)
+	for what, revoke := range revokes {
+		if err := revoke(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
 	}
 	server.Exec(t, database, `INSERT INTO client_credentials_nodes (id, applied, polls, lease_ms, host, seen)
 		VALUES (gen_random_uuid(), 0, 0, 60000, 'silent', clock_timestamp())`)
 	again := make(chan error)
-	go func() { again <- revoke() }()
+	for what, revoke := range revokes {
+		go func() { again <- revoke() }()
+		select {
+		case err := <-again:
+			t.Fatalf("%s: it was answered while a node may not know: %v", what, err)
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+	foreign := make(chan error)
+	go func() { foreign <- node.Revoke(t.Context(), "another account", caller.ClientID) }()
 	select {
-	case err := <-again:
-		t.Fatalf("it was answered while a node may not know: %v", err)
-	case <-time.After(300 * time.Millisecond):
+	case err := <-foreign:
+		if !errors.Is(err, ErrNotFound) {
+			t.Errorf("of another account: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("what is not the caller's is waited for, which tells that it is there")
 	}
 	server.Exec(t, database, `DELETE FROM client_credentials_nodes WHERE host = 'silent'`)
-	if err := <-again; err != nil {
-		t.Error(err)
+	for range revokes {
+		if err := <-again; err != nil {
+			t.Error(err)
+		}
 	}
 }
 

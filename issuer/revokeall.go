@@ -27,29 +27,34 @@ func (i *Issuer) RevokeAll(ctx context.Context, reach string, selection Selectio
 	if err != nil {
 		return 0, err
 	}
-	revoked := 0
+	revoked, err := i.revokeFamily(ctx, f, each)
+	switch {
+	case err != nil:
+		return revoked, fmt.Errorf("revoking credentials: %w", err)
+	case selection.CreatedBy != "" && len(f.members) == 1:
+		return 0, i.requireKnown(ctx, reach, selection.CreatedBy)
+	case revoked == 0: // what was revoked before may not be known to all nodes yet
+		return 0, i.registry.await(ctx)
+	}
+	return revoked, nil
+}
+
+func (i *Issuer) revokeFamily(ctx context.Context, f *family, each func(context.Context, *Credential)) (revoked int, err error) {
 	for pass := 0; ; pass++ {
 		if pass == 1 { // those that were created meanwhile: nobody must outrun this for ever
 			i.registry.creating.Lock()
 			defer i.registry.creating.Unlock()
 		}
 		ids, grown, err := f.grow(ctx, i)
-		if err != nil {
-			return revoked, fmt.Errorf("revoking credentials: %w", err)
-		}
-		if !grown {
-			break
+		if err != nil || !grown {
+			return revoked, err
 		}
 		n, err := i.revokeEach(ctx, ids, each)
 		revoked += n
 		if err != nil {
-			return revoked, fmt.Errorf("revoking credentials: %w", err)
+			return revoked, err
 		}
 	}
-	if selection.CreatedBy != "" && len(f.members) == 1 {
-		return 0, i.requireKnown(ctx, reach, selection.CreatedBy)
-	}
-	return revoked, nil
 }
 
 // family is what RevokeAll has found to be meant, until there is no more of it.
