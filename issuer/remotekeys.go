@@ -38,6 +38,9 @@ const (
 	// remoteCooldown is how long a URL is left alone after it was tried: neither
 	// its failure nor made-up kids make it be fetched more often.
 	remoteCooldown = 30 * time.Second
+	// remoteRenewal is how long after a set became stale it counts without a look at
+	// what it is now.
+	remoteRenewal = time.Minute
 	// remoteMaxAge is how long the last good set counts if none can be fetched.
 	remoteMaxAge     = 24 * time.Hour
 	rememberedRemote = 1000
@@ -58,8 +61,8 @@ func (r *remoteKeys) check(url string) error {
 	return nil
 }
 
-// get returns the key set at the URL. One that is known and has the kid is never
-// waited for: it is renewed while it is used.
+// get returns the key set at the URL. One that is known and has the kid is not waited
+// for where it has only just become stale: it is renewed while it is used.
 func (r *remoteKeys) get(ctx context.Context, url, kid string, now time.Time) (*KeySet, error) {
 	if r.fetcher == nil {
 		return nil, errors.New("key sets are not fetched: client_jwks_uri is off")
@@ -71,7 +74,7 @@ func (r *remoteKeys) get(ctx context.Context, url, kid string, now time.Time) (*
 	switch {
 	case wanted && (now.Before(set.stale) || !cool):
 		return set.keys, nil
-	case wanted:
+	case wanted && now.Before(set.stale.Add(remoteRenewal)):
 		r.flights.DoChan(url, func() (any, error) { return r.fetch(context.WithoutCancel(ctx), url, now) })
 		return set.keys, nil
 	case usable && !cool:

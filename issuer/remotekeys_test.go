@@ -107,6 +107,21 @@ func TestAKnownKeyIsNotWaitedFor(t *testing.T) {
 	}
 }
 
+// Its client may have withdrawn it since.
+func TestAKeyThatIsLongStaleIsLookedFor(t *testing.T) {
+	k := newKeyServer(t, oneKey("a"))
+	r := newRemoteKeys(fetch.New(true))
+	now := time.Now()
+	if _, err := r.get(t.Context(), k.URL, "a", now); err != nil {
+		t.Fatal(err)
+	}
+	k.body.Store(oneKey("b"))
+	keys, err := r.get(t.Context(), k.URL, "a", now.Add(fetch.DefaultMaxAge+remoteRenewal))
+	if err != nil || keys.has("a") {
+		t.Errorf("%v, %v, want what there is now", keys, err)
+	}
+}
+
 func TestManyWhoNeedAKeySetFetchItOnce(t *testing.T) {
 	k := newKeyServer(t, oneKey("a"))
 	k.gate.Lock()
