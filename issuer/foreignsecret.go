@@ -30,6 +30,8 @@ const (
 	// maxWaiting bounds how many requests wait for a comparison. Each takes up to
 	// a second.
 	maxWaiting = 32
+	// bcryptLength is how many bytes of a secret bcrypt looks at.
+	bcryptLength = 72
 )
 
 func newForeignSecrets(places int) *foreignSecrets {
@@ -107,7 +109,8 @@ func (i *Issuer) compareSlow(ctx context.Context, hashes []hashedSecret, auth Cl
 // server's own, if nobody could guess the secret from that. Where it fails, the
 // next use tries again.
 func (i *Issuer) rehash(ctx context.Context, clientID, slow, secret string) {
-	if !strongSecret(secret) {
+	// Of a longer secret, bcrypt has seen the beginning alone: this may be another one.
+	if !strongSecret(secret) || strings.HasPrefix(slow, "$2") && len(secret) > bcryptLength {
 		return
 	}
 	fast := i.keys().hash(clientID, secret)

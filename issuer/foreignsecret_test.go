@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/bcrypt"
+
 	"github.com/clientcredentials/caddy-client-credentials/internal/phc"
 	"github.com/clientcredentials/caddy-client-credentials/store"
 )
@@ -141,6 +143,24 @@ func TestTheSecretsOfAnImportAreHashedFewAtATime(t *testing.T) {
 	hooked.afterGet = func(string) { t.Error("a weak one is hashed while another one is compared") }
 	if err := iss.Import(ctx, Import{ClientID: "weak", Secret: "secret"}, true); !errors.Is(err, context.Canceled) {
 		t.Errorf("Import = %v, want %v", err, context.Canceled)
+	}
+}
+
+// bcrypt looks at 72 bytes: what fits it beyond those need not be the secret.
+func TestASecretThatBcryptHasSeenTheBeginningOfIsNotRehashed(t *testing.T) {
+	iss := newTestIssuer(t, openTestStore(t, t.TempDir()), time.Hour, 100)
+	secret := strings.Repeat("iObGKtihdEScOmDiZxZ6Q", 4)
+	hash, err := bcrypt.GenerateFromPassword([]byte(secret[:bcryptLength]), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := iss.Import(t.Context(), Import{ClientID: "orders", Hashes: []SecretHash{{Hash: string(hash)}}}, false); err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{secret[:80] + "wrong", secret} {
+		if _, err := iss.Issue(t.Context(), tokenRequest("orders", secret)); err != nil {
+			t.Errorf("%s: %v", secret, err)
+		}
 	}
 }
 
