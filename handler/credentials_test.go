@@ -100,6 +100,7 @@ func TestABadRequestForACredentialNamesItsField(t *testing.T) {
 		`{"expires":"2001-01-01T00:00:00Z"}`: "expires", `{"expires":"2099-01-01"}`: "expires",
 		`{"expires":"2099-01-01T00:00:00"}`: "expires", `{"expires":"2099-13-01T00:00:00Z"}`: "expires",
 		`{"expires":"2099-01-01 00:00:00Z"}`: "expires", `{"expires":"9999-12-31T23:59:59-01:00"}`: "expires",
+		`{"expires":"0001-01-01T00:00:00Z"}`: "expires", `{"expires":"0001-01-01T01:00:00+01:00"}`: "expires", // Go's zero, which is no time
 	} {
 		resp := s.Do(t, "POST", credentialsPath, body, "Content-Type", "application/json", "Authorization", "Bearer "+token)
 		wantProblem(t, resp, http.StatusBadRequest, field)

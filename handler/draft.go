@@ -184,5 +184,8 @@ func ParseTime(text string) (time.Time, error) {
 	if leap {
 		t = t.Add(time.Second)
 	}
+	if t.IsZero() { // which means that there is none
+		return time.Time{}, errors.New("is the beginning of all time: leave it out, or say null")
+	}
 	return t, nil
 }
