@@ -56,6 +56,11 @@ func TestCheckTokenSaysWhetherAndWhyNot(t *testing.T) {
 			t.Errorf("%s: exit code %d, %s%s, want %q", test.name, r.code, r.stdout, r.stderr, test.reason)
 		}
 	}
+	for _, args := range [][]string{{"--scope", "a b"}, {"--audience", "urn:a urn:b"}} {
+		if r := check(t, s, token, args...); r.code != 2 || !strings.Contains(r.stderr, strings.TrimPrefix(args[0], "--")) {
+			t.Errorf("%q: exit code %d, %s", args, r.code, r.stderr)
+		}
+	}
 	if r := check(t, s, " \n"); r.code != 2 || !strings.Contains(r.stderr, "no token on standard input") {
 		t.Errorf("without a token: exit code %d, %s", r.code, r.stderr)
 	}

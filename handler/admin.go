@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -123,6 +124,12 @@ func (a AdminAPI) serveCheck(w http.ResponseWriter, r *http.Request) error {
 	var check TokenCheck
 	if err := json.Unmarshal(body, &check); err != nil || check.Token == "" {
 		return adminError(&issuer.InputError{Field: "the body", Problem: "is no object with a token"})
+	}
+	if check.Audience != "" && !issuer.ValidAudience(check.Audience) {
+		return adminError(&issuer.InputError{Field: "audience", Problem: "is no audience: visible ASCII, without a fragment"})
+	}
+	if slices.ContainsFunc(check.Scopes, func(scope string) bool { return !issuer.ValidScope(scope) }) {
+		return adminError(&issuer.InputError{Field: "scopes", Problem: "holds what is no scope"})
 	}
 	verdict, err := NewTokenVerdict(iss.Check(r.Context(), check.Token, check.Audience, check.Scopes))
 	if err != nil {
