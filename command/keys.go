@@ -132,10 +132,11 @@ func replaceLostMasterKeyCommand() *cobra.Command {
 		Long: `
 Begins anew with the master key of the configuration, or with one that is made in
 Caddy's storage, when the one is lost that the store was sealed with. What was
-sealed is lost with it: all secrets of credentials stop working, and another key
-signs. Credentials stay, tokens stay valid until they expire, and clients that
-authenticate by keys of their own go on. It opens the store itself, so no server
-may hold it, and prints the credentials that need to be created anew.`,
+sealed is lost with it: the secrets that this server has hashed stop working, and
+another key signs. Credentials stay, tokens stay valid until they expire, and
+clients go on that authenticate by keys of their own, or by secrets that are kept
+by another server's hash. It opens the store itself, so no server may hold it, and
+prints the credentials that need a new secret: see rotate-secret.`,
 		Args: cobra.NoArgs,
 	}
 	runPlain(cmd, func(cmd *cobra.Command, fl caddycmd.Flags, _ []string) error {
@@ -148,7 +149,7 @@ may hold it, and prints the credentials that need to be created anew.`,
 			return err
 		}
 		record(app, issuer.Change{Action: issuer.MasterKeyReplaced})
-		fmt.Fprintf(cmd.OutOrStdout(), "The secrets of these %d credentials work no more: create them anew, and revoke these.\n", len(lost))
+		fmt.Fprintf(cmd.OutOrStdout(), "The secrets of these %d credentials work no more. Give each a new one: rotate-secret.\n", len(lost))
 		list, err := json.Marshal(handler.AdminList(lost))
 		if err != nil {
 			return err

@@ -135,10 +135,11 @@ func resealed(ctx context.Context, st store.Store, from, to masterKey) (batch st
 // that it was sealed with: it drops what only that one opens, the peppers and the
 // private keys of the server, and begins anew with the master key of the
 // configuration, or of Caddy's storage, which is made where it is missing. Tokens
-// stay valid until they expire, and clients that authenticate by a key of their
-// own go on. It returns the active credentials whose secrets are worth nothing
-// any more, and ErrMasterKeyGood where the master key is not lost. No other node may
-// have the store open.
+// stay valid until they expire, and clients go on that authenticate by a key of their
+// own, or by a secret that is kept by another server's hash. It returns the active
+// credentials without keys of which a secret is worth nothing any more, and
+// ErrMasterKeyGood where the master key is not lost. No other node may have the store
+// open.
 func (a *App) ReplaceLostMasterKey(ctx context.Context) ([]*Credential, error) {
 	if a.engine.Shared() { // acquire may bring the store into another format, so look before
 		if err := a.withStoreAlone(ctx, func(store.Store) error { return nil }); err != nil {
@@ -180,7 +181,12 @@ func (a *App) ReplaceLostMasterKey(ctx context.Context) ([]*Credential, error) {
 		return nil, err
 	}
 	all, err := iss.List(ctx, "")
-	return slices.DeleteFunc(all, func(c *Credential) bool { return c.Keys != nil || c.KeysURL != "" }), err
+	return slices.DeleteFunc(all, func(c *Credential) bool { return c.Keys != nil || c.KeysURL != "" || !c.hasPeppered() }), err
+}
+
+// hasPeppered reports whether one of the secrets can't be compared without its pepper.
+func (c *Credential) hasPeppered() bool {
+	return slices.ContainsFunc(c.Hashes, func(h hashedSecret) bool { return h.Slow == "" })
 }
 
 // presentMasterKey returns the master key of Caddy's storage, or makes it.
