@@ -115,9 +115,9 @@ func revokeCommand() *cobra.Command {
 		Short: "Revokes a credential and every token that it has obtained, at once; or many",
 		Long: `
 Revokes a credential and every token that it has obtained, at once. With
---account, all credentials of that account, and those that they have created in
-others; with --created-by, all that a credential has created, itself or through
-others, and not that one. It asks before it revokes many.`,
+--account, all credentials of that account; with --created-by, all that a
+credential has created, itself or through others, in whatever account, and not that
+one. It asks before it revokes many.`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: completeClient,
 	}
@@ -162,7 +162,7 @@ func revokeAccount(cmd *cobra.Command, m manager, account string) error {
 		return err
 	}
 	number := strconv.Itoa(len(list))
-	if err := confirm(cmd, "this revokes all credentials of the account "+account+", "+number+" at present, and what they have created in others", number); err != nil {
+	if err := confirm(cmd, "this revokes all credentials of the account "+account+", "+number+" at present", number); err != nil {
 		return err
 	}
 	return revokeAll(cmd, m, "account", account)
@@ -231,6 +231,8 @@ type credential struct {
 	Scopes, Audiences, Grantable []string
 	Claims                       json.RawMessage
 	Declared                     bool
+	TokensPerHour                int
+	RequestsPerSecond            int
 	JWKS                         *struct {
 		Keys []json.RawMessage
 	}
@@ -286,12 +288,15 @@ func printCredential(w io.Writer, text []byte) error {
 		{"audiences", strings.Join(c.Audiences, " ")},
 		{"grantable", grantable},
 		{"token lifetime", c.TokenLifetime},
+		{"tokens per hour", orNoLimit(c.TokensPerHour)},
+		{"requests per second", orNoLimit(c.RequestsPerSecond)},
 		{"claims", string(c.Claims)},
 		{"keys", keys},
 		{"keys at", c.JWKSURI},
 		{"created by", c.CreatedBy},
 		{"created", c.Created},
 		{"expires", orDash(c.Expires)},
+		{"last used", orDash(c.LastUsed)},
 	} {
 		if line.value == "" {
 			line.value = "-"
@@ -299,4 +304,11 @@ func printCredential(w io.Writer, text []byte) error {
 		fmt.Fprintf(table, "%s\t%s\n", line.name, line.value)
 	}
 	return table.Flush()
+}
+
+func orNoLimit(n int) string {
+	if n == 0 {
+		return "no limit"
+	}
+	return strconv.Itoa(n)
 }

@@ -34,7 +34,7 @@ func TestWhatACredentialHasCreatedIsRevoked(t *testing.T) {
 	var child testserver.Credential
 	unmarshal(t, testserver.Body(t, resp), &child)
 	childToken := s.Token(t, child)
-	say(t, succeed(t, s, "show", child.ClientID), "created by      "+manager.ClientID)
+	say(t, succeed(t, s, "show", child.ClientID), "created by           "+manager.ClientID)
 	failWith(t, s, 4, []string{"revoke", "--created-by", manager.ClientID}, "--yes", manager.ClientID)
 	wantStatus(t, s, childToken, 200)
 	if out := succeed(t, s, "revoke", "--created-by", manager.ClientID, "--yes", "--json"); out != `{"revoked":1}`+"\n" {
@@ -169,7 +169,7 @@ func TestACredentialOfTheCaddyfileIsShownAndNotChanged(t *testing.T) {
 	s := testserver.New(t)
 	_, line := hashSecret(t, s)
 	load(t, s, credential(line))
-	say(t, succeed(t, s, "show", "orders"), "created by      the configuration\n")
+	say(t, succeed(t, s, "show", "orders"), "created by           the configuration\n")
 	failWith(t, s, 4, []string{"update", "orders", "--name", "x"}, "")
 	failWith(t, s, 4, []string{"revoke", "orders"}, "")
 }

@@ -79,8 +79,11 @@ func TestUpdateChangesWhatIsNamedAlone(t *testing.T) {
 		if !strings.Contains(out, `"clientId":"`+id+`"`) || !strings.Contains(out, `"name":"<&>"`) {
 			t.Errorf("the JSON of update: %s", out)
 		}
+		succeed(t, s, append([]string{"update", id, "--tokens-per-hour", "9"}, mode...)...)
 		table := succeed(t, s, append([]string{"show", id}, mode...)...)
-		for _, line := range []string{"client id " + id, "name <&>", "account team-7", "status active", "grantable -", "expires -"} {
+		for _, line := range []string{
+			"client id " + id, "name <&>", "account team-7", "status active", "grantable -", "tokens per hour 9", "requests per second no limit", "expires -", "last used -",
+		} {
 			if !strings.Contains(strings.Join(strings.Fields(table), " "), line) {
 				t.Errorf("no %q in %s", line, table)
 			}
