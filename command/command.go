@@ -32,9 +32,10 @@ here, for example:
 
 The commands talk to the running Caddy through its admin endpoint at
 --address, or where the configuration (--config, --adapter) has it. With
---offline they open the store of the configuration themselves, which works
+--offline they open the store of the configuration themselves; the embedded one
 only while no server holds it. Those that move the store or its master key, or
-mend it, do so always: restore, copy, export-key, import-key and accept-loss.
+mend it, do so always: restore, copy, export-key, import-key, accept-loss and
+replace-lost-master-key.
 
 They end with status 0 where all was done; 1 where it failed; 2 where a flag or a
 value is wrong; 3 where there is no such credential, secret or key; and 4 where it

@@ -31,7 +31,9 @@ func init() {
 //     the next one, and `DELETE /client-credentials/keys/{kid}` revokes one;
 //   - `POST /client-credentials/master-key` replaces the master key;
 //   - `GET /client-credentials/backup` answers with all that the store holds, as
-//     the command `restore` takes it.
+//     the command `restore` takes it;
+//   - `POST /client-credentials/import` takes credentials of another server, and
+//     `GET /client-credentials/export` answers with all, in that form.
 //
 // Over TCP it answers loopback peers only.
 type AdminAPI struct {

@@ -65,7 +65,8 @@ type ClientCredentials struct {
 	// Default: `false`; the issuer must be the one audience, given as a string
 	LenientAssertionAudience bool `json:"lenient_assertion_audience,omitempty"`
 
-	// How often clients may fail to authenticate.
+	// How often clients may fail to authenticate. Default: 50 times at once for one
+	// client, and 500 for one address
 	AuthFailures *FailureLimit `json:"auth_failures,omitempty"`
 
 	app      *issuer.App

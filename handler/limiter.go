@@ -16,8 +16,10 @@ import (
 )
 
 // FailureLimit bounds how often clients may fail to authenticate before they
-// are told to wait. The right secret always passes: only failures count, so
-// that nobody can lock a client out by knowing its id.
+// are told to wait. Only failures count: the right secret passes all the same, so
+// that nobody can lock a client out by knowing its id. One that is kept by a slow
+// hash, and was not used since the start, does not, from an address that has failed
+// too often.
 type FailureLimit struct {
 	// How many failures at once one address may have for one client, refilled
 	// at one a second. An IPv6 address counts with its /64 network.

@@ -56,13 +56,13 @@ type App struct {
 	// credentials that need not be read from the store, as they have asked for
 	// tokens lately. On Linux, this lies outside Go's heap (`GOMEMLIMIT` does not
 	// count it), but for an index of some 16 bytes each, and is taken from the
-	// system as it is used. After a reload with another size, the memory starts
-	// empty. Default: 67108864 (64 MiB)
+	// system as it is used. At least 1 MiB, and less than 64 GiB. After a reload with
+	// another size, the memory starts empty. Default: 67108864 (64 MiB)
 	TokenCache int64 `json:"token_cache,omitempty"`
 
 	// The path of the PEM file (PKCS#8 or SEC 1) with the private key that
-	// signs the tokens. The algorithm follows the key: ES256 for P-256, EdDSA
-	// for Ed25519, RS256 for RSA. When it is replaced, the tokens that the old
+	// signs the tokens. The algorithm follows the key: ES256 for P-256, ES384 for
+	// P-384, ES512 for P-521, EdDSA for Ed25519, RS256 for RSA. When it is replaced, the tokens that the old
 	// one signed stay valid until they expire. Placeholders are replaced.
 	// Default: a key that is made on first start and kept, sealed, in the store.
 	SigningKey string `json:"signing_key,omitempty"`
@@ -81,7 +81,8 @@ type App struct {
 	// The key that seals what the store must not hold in the clear: 32 bytes in
 	// base64, best as a placeholder such as `{env.MASTER_KEY}` or
 	// `{file./run/secrets/master_key}`. Default: a key that is made on first
-	// start and kept in Caddy's storage as `keys/client_credentials_master.key`.
+	// start and kept in Caddy's storage as `keys/client_credentials_master.key`;
+	// required where nodes share the store.
 	MasterKey string `json:"master_key,omitempty"`
 
 	// From where a client's key set may be fetched, if its credential names it by
