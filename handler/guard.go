@@ -1,7 +1,6 @@
 package handler
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -130,7 +129,7 @@ func (g *guard) judge(r cleaned) (*admission, *refusal) {
 			header = http.Header{"Authorization": {a.fields[tokenField]}}
 		}
 		var ref *refusal
-		if a, ref = g.authenticate(r.Context(), header); a == nil || ref != nil {
+		if a, ref = g.authenticate(r.Request, header); a == nil || ref != nil {
 			return nil, ref
 		}
 	}
@@ -156,7 +155,7 @@ func (r *Rules) satisfied(t *issuer.Token) bool {
 	return !r.Any
 }
 
-func (g *guard) authenticate(ctx context.Context, header http.Header) (*admission, *refusal) {
+func (g *guard) authenticate(r *http.Request, header http.Header) (*admission, *refusal) {
 	authorization, token, err := bearerToken(header)
 	if err != nil {
 		return nil, unreadable(err)
@@ -168,12 +167,12 @@ func (g *guard) authenticate(ctx context.Context, header http.Header) (*admissio
 	if err != nil {
 		return nil, cannotTell(err)
 	}
-	access, err := iss.Verify(ctx, token)
+	access, err := iss.Verify(r.Context(), token)
 	if err == nil {
 		return &admission{Access: access, fields: [...]string{tokenField: authorization}}, nil
 	}
 	switch ref := refusalOf(err); {
-	case ctx.Err() != nil:
+	case r.Context().Err() != nil:
 		return nil, clientGone()
 	case ref.err == nil && !token68(token): // asked late: a token that counts is one
 		return nil, unreadable(errMalformedBearer)
