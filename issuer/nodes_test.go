@@ -163,6 +163,11 @@ func TestANodeThatIsCutOffCannotTell(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, _, anotherToken := clientWithToken(t, near)
+	another, err := far.Verify(t.Context(), anotherToken)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var stream watcher
 	if err := access.Watch(t.Context(), &stream.Watch, &stream); err != nil {
 		t.Fatal(err)
@@ -176,8 +181,8 @@ func TestANodeThatIsCutOffCannotTell(t *testing.T) {
 		t.Errorf("a token that was revoked meanwhile: %v", err)
 	}
 	eventually(t, "a stream of that token is ended", func() bool { return stream.revoked.Load() > 0 })
-	var late watcher // as if it had been on its way when the node was cut off
-	if err := access.Watch(t.Context(), &late.Watch, &late); err != nil {
+	var late watcher // as if it had been on its way when the node was cut off, and the first of its list
+	if err := another.Watch(t.Context(), &late.Watch, &late); err != nil {
 		t.Fatal(err)
 	}
 	defer late.Stop()
