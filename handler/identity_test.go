@@ -23,46 +23,48 @@ func TestOtherHeadersReachTheUpstreamUnchanged(t *testing.T) {
 // Whatever has removed the client's own headers: what the operator sets then is not
 // the client's.
 func TestIdentityHeadersAreRemovedOnceForARequest(t *testing.T) {
-	for name, first := range map[string]string{
-		"the handler for that":             `{"handler": "strip_identity_headers"}`,
-		"a guard of other requests":        `{"handler": "bearer_auth", "match": [{"path": ["/other"]}]}`,
-		"a guard that asks for no token":   `{"handler": "bearer_auth", "optional": true}`,
-		"a guard that only reports":        `{"handler": "bearer_auth", "report_only": true}`,
-		"none but the one behind the site": `{"handler": "headers"}`,
+	for first, want := range map[string]string{
+		`{"handler": "strip_identity_headers"}`:                       "the site's",
+		`{"handler": "bearer_auth", "match": [{"path": ["/other"]}]}`: "the site's",
+		`{"handler": "bearer_auth", "optional": true}`:                "the site's",
+		`{"handler": "bearer_auth", "report_only": true}`:             "the site's",
+		`{"handler": "headers"}`:                                      "", // then the guard behind it takes it for the client's
 	} {
 		s := newServer(t)
-		s.RunJSON(t, fmt.Sprintf(withHandlers, s.Dir+"/log", s.Dir+"/storage", s.URL(""), s.Dir+"/store", s.Port, s.Upstream.Address(), first))
+		runJSON(t, s, fmt.Sprintf(withHandlers, first, s.Upstream.Address()))
 		wantStatus(t, s.Do(t, "GET", "/x", "", "X-Client-Id", "spoof", "X-Client-Scope", "spoof"), http.StatusOK)
-		want := "the site's"
-		if strings.HasPrefix(name, "none") {
-			want = ""
-		}
 		if got := wantUpstream(t, s).Header; got.Get("X-Client-Id") != want || got.Get("X-Client-Scope") != "" {
-			t.Errorf("behind %s the upstream saw %v", name, got)
+			t.Errorf("behind %s the upstream saw %v", first, got)
 		}
 	}
 }
 
-// withHandlers is a site that sets an identity header itself, behind a first handler
-// and in front of a guard.
-const withHandlers = `{
+// withHandlers are the routes of a site that sets an identity header itself, behind a
+// first handler and in front of a guard.
+const withHandlers = `{"handle": [
+	%s,
+	{"handler": "headers", "request": {"set": {"X-Client-Id": ["the site's"]}}},
+	{"handler": "bearer_auth", "optional": true},
+	{"handler": "reverse_proxy", "upstreams": [{"dial": %q}]}
+]}`
+
+// runJSON starts a server with a site of these routes.
+func runJSON(t *testing.T, s *testserver.Server, routes string) {
+	t.Helper()
+	s.RunJSON(t, fmt.Sprintf(`{
 	"admin": {"disabled": true},
-	"logging": {"logs": {"default": {"writer": {"output": "file", "filename": %[1]q}}}},
-	"storage": {"module": "file_system", "root": %[2]q},
+	"logging": {"logs": {"default": {"writer": {"output": "file", "filename": %q}}}},
+	"storage": {"module": "file_system", "root": %q},
 	"apps": {
-		"client_credentials": {"issuer": %[3]q, "store": {"module": "badger", "path": %[4]q}},
+		"client_credentials": {"issuer": %q, "store": {"module": "badger", "path": %q}},
 		"http": {"grace_period": "1s", "servers": {"test": {
-			"listen": ["127.0.0.1:%[5]d"],
+			"listen": ["127.0.0.1:%d"],
 			"automatic_https": {"disable": true},
-			"routes": [{"handle": [
-				%[7]s,
-				{"handler": "headers", "request": {"set": {"X-Client-Id": ["the site's"]}}},
-				{"handler": "bearer_auth", "optional": true},
-				{"handler": "reverse_proxy", "upstreams": [{"dial": %[6]q}]}
-			]}]
+			"routes": [%s]
 		}}}
 	}
-}`
+}`, s.Dir+"/log", s.Dir+"/storage", s.URL(""), s.Dir+"/store", s.Port, routes))
+}
 
 // The address that the PROXY protocol tells stands for one from another host.
 func TestPlaintextFromAnotherHostIsWarnedOfOnce(t *testing.T) {
@@ -86,32 +88,19 @@ func TestPlaintextFromAnotherHostIsWarnedOfOnce(t *testing.T) {
 	}
 }
 
-const withProvider = `{
-	"admin": {"disabled": true},
-	"logging": {"logs": {"default": {"writer": {"output": "file", "filename": %[1]q}}}},
-	"storage": {"module": "file_system", "root": %[2]q},
-	"apps": {
-		"client_credentials": {"issuer": %[3]q, "store": {"module": "badger", "path": %[4]q}},
-		"http": {"grace_period": "1s", "servers": {"test": {
-			"listen": ["127.0.0.1:%[5]d"],
-			"automatic_https": {"disable": true},
-			"routes": [
-				{"handle": [{"handler": "strip_identity_headers"}, {"handler": "client_credentials"}]},
-				{"handle": [{"handler": "authentication", "providers": {
-					"bearer": {"scopes": ["read"], "realm": "api"},
-					"http_basic": {"accounts": [{"username": "ann", "password": "$2a$04$5JMR/erygorPUAo2Q28Ndeb0n44fM3WQue87xnSFomCVHiotHKwv."}]}
-				}}]},
-				{"handle": [{"handler": "reverse_proxy", "headers": {"request": {"set": {
-					"X-User": ["{http.auth.user.id} {http.auth.user.scope} {http.auth.user.account} {http.auth.user.jti}"]}}},
-					"upstreams": [{"dial": %[6]q}]}]}
-			]
-		}}}
-	}
-}`
+const withProvider = `
+	{"handle": [{"handler": "strip_identity_headers"}, {"handler": "client_credentials"}]},
+	{"handle": [{"handler": "authentication", "providers": {
+		"bearer": {"scopes": ["read"], "realm": "api"},
+		"http_basic": {"accounts": [{"username": "ann", "password": "$2a$04$5JMR/erygorPUAo2Q28Ndeb0n44fM3WQue87xnSFomCVHiotHKwv."}]}
+	}}]},
+	{"handle": [{"handler": "reverse_proxy", "headers": {"request": {"set": {
+		"X-User": ["{http.auth.user.id} {http.auth.user.scope} {http.auth.user.account} {http.auth.user.jti}"]}}},
+		"upstreams": [{"dial": %q}]}]}`
 
 func TestTheAuthenticationProviderStandsBesideHTTPBasic(t *testing.T) {
 	s := newServer(t)
-	s.RunJSON(t, fmt.Sprintf(withProvider, s.Dir+"/log", s.Dir+"/storage", s.URL(""), s.Dir+"/store", s.Port, s.Upstream.Address()))
+	runJSON(t, s, fmt.Sprintf(withProvider, s.Upstream.Address()))
 	c, weak := s.CreateWith(t, "read"), s.CreateWith(t, "write")
 	token := s.Token(t, c)
 
