@@ -5,9 +5,13 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -141,5 +145,32 @@ func TestRefusalsAreLoggedWithTheirReason(t *testing.T) {
 	}
 	if line := found["request refused: revoked"]; line["remote_ip"] != "127.0.0.1" || line["path"] != "/x" || line["method"] != "GET" || line["status"] != 401.0 {
 		t.Errorf("a refusal does not say who was refused what: %v", line)
+	}
+}
+
+func TestAStoreThatOthersCanReadIsToldOf(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no such modes")
+	}
+	for _, test := range []struct {
+		mode   fs.FileMode
+		told   int
+		logged string
+	}{{0o755, 1, "-rwxr-xr-x"}, {0o750, 0, ""}} {
+		s := newServer(t)
+		dir := filepath.Join(s.Dir, "store")
+		if err := errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, test.mode)); err != nil { // whatever the umask
+			t.Fatal(err)
+		}
+		s.Run(t, site("", "", "client_credentials"))
+		told := 0
+		for _, line := range logLines(t, s) {
+			if line["level"] == "warn" && line["path"] == dir && line["mode"] == test.logged {
+				told++
+			}
+		}
+		if told != test.told {
+			t.Errorf("of the mode %v, %d warnings tell", test.mode, told)
+		}
 	}
 }

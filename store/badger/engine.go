@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -33,8 +34,9 @@ func init() {
 // credentials.
 type Badger struct {
 	// The directory of the database. It is made on first start, for its owner
-	// only (0700), and should lie on a local disk, best on a volume of its own:
-	// when that is full, credentials can be revoked, but not created.
+	// only (0700); one that was there before, and is open to others, is warned
+	// of. It should lie on a local disk, best on a volume of its own: when that
+	// is full, credentials can be revoked, but not created.
 	// Placeholders are replaced.
 	// Default: `client_credentials` in Caddy's data directory.
 	Path string `json:"path,omitempty"`
@@ -117,7 +119,18 @@ func (b *Badger) Open(ctx context.Context) (opened store.Store, err error) {
 		return nil, err
 	}
 	logger().Info("opened store", zap.String("path", b.dir))
+	warnIfOpenToOthers(b.dir)
 	return opened, nil
+}
+
+// warnIfOpenToOthers tells of a directory that was there before, or whose mode was
+// changed: Badger's own files can be read by all who may enter it.
+func warnIfOpenToOthers(dir string) {
+	info, err := os.Stat(dir)
+	if err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o007 != 0 {
+		logger().Warn("the store's directory is open to every user of this machine: take that away, as with chmod 700",
+			zap.String("path", dir), zap.Stringer("mode", info.Mode().Perm()))
+	}
 }
 
 func (b *Badger) open() (store.Store, error) {
