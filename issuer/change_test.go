@@ -307,3 +307,30 @@ func TestATokenFromBeforeAChangeGivesNothing(t *testing.T) {
 		t.Errorf("CreateFor = %v, want %v", err, ErrCallerEnded)
 	}
 }
+
+// Its expiry can be moved back, and then the token would count again.
+func TestATokenOfAnExpiredCredentialCanBeRevoked(t *testing.T) {
+	st := openTestStore(t, t.TempDir())
+	iss := newTestIssuer(t, st, time.Hour, 8)
+	c, _, token := clientWithToken(t, iss)
+	expires := time.Now().Add(50 * time.Millisecond)
+	if _, err := iss.Change(t.Context(), "", c.ClientID, Patch{Expires: named(expires)}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Until(expires) + time.Millisecond)
+	if reason := refused(t, iss, token); reason != reasonCredentialExpired {
+		t.Fatalf("refused as %q", reason)
+	}
+	if _, err := iss.RevokeToken(t.Context(), Caller{Credential: c}, token); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := iss.Change(t.Context(), "", c.ClientID, Patch{Expires: named(time.Time{})}); err != nil {
+		t.Fatal(err)
+	}
+	again := newTestIssuer(t, st, time.Hour, 8)
+	for what, iss := range map[string]*Issuer{"here": iss, "after a restart": again} {
+		if reason := refused(t, iss, token); reason != reasonRevoked {
+			t.Errorf("%s: refused as %q", what, reason)
+		}
+	}
+}

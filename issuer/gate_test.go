@@ -940,7 +940,7 @@ func TestATokenIsRefusedFromTheExpiryOfItsCredential(t *testing.T) {
 		case err == nil && !before.Before(end):
 			t.Fatal("accepted after its credential's time")
 		case err != nil:
-			if reason := refused(t, f.iss, token); reason != "credential expired" {
+			if reason := refused(t, f.iss, token); reason != reasonCredentialExpired {
 				t.Errorf("refused as %q", reason)
 			}
 			return

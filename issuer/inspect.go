@@ -43,10 +43,14 @@ func (i *Issuer) Introspect(ctx context.Context, caller Caller, token string) (*
 func (i *Issuer) RevokeToken(ctx context.Context, caller Caller, token string) (revoked *Token, err error) {
 	access, err := i.Verify(ctx, token)
 	if refused, ok := errors.AsType[*Refusal](err); ok {
-		if refused.Reason == reasonRevoked { // maybe a moment ago
+		switch refused.Reason {
+		case reasonRevoked: // maybe a moment ago
 			return nil, i.registry.await(ctx)
+		case reasonCredentialExpired: // which may be given a later expiry
+			access, err = i.verify(ctx, token)
+		default:
+			return nil, nil
 		}
-		return nil, nil
 	}
 	if err != nil {
 		return nil, err

@@ -155,8 +155,13 @@ func (a *Access) follow(c remembered) {
 	a.requestsPerSecond = uint32(c.RequestsPerSecond) //nolint:gosec // G115: at most maxQuota
 }
 
-// reasonRevoked is that of a refusal where the token, or its credential, was revoked.
-const reasonRevoked = "revoked"
+const (
+	// reasonRevoked is that of a refusal where the token, or its credential, was revoked.
+	reasonRevoked = "revoked"
+	// reasonCredentialExpired is that where the token would count if its credential's
+	// expiry were moved.
+	reasonCredentialExpired = "credential expired"
+)
 
 // refuse returns why a token of a good signature does not count now, or nil.
 // The cache outlives configurations: whether its tokens are of this issuer, and
@@ -179,7 +184,7 @@ func (i *Issuer) refuse(a *Access) error {
 	case a.ended:
 		return &Refusal{reasonRevoked}
 	case a.ends != 0 && a.at >= a.ends:
-		return &Refusal{"credential expired"}
+		return &Refusal{reasonCredentialExpired}
 	}
 	return nil
 }
