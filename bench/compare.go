@@ -13,8 +13,8 @@ type comparison struct {
 	a, b   *testCase
 	metric metric
 	limit  float64 // of the ratio a/b; 0: none is set
-	// finer is how many times more turns of a moment there are, for a limit that is
-	// close to what is measured; 0 for one.
+	// finer is how many times more pairs there are, for a limit that is close to what
+	// is measured; 0 for one.
 	finer int
 }
 
@@ -77,11 +77,12 @@ func (b *bench) measurePairs(ctx context.Context, c comparison, r *ratios) error
 	if c.metric.name == p99.name {
 		seconds *= forTail
 	}
-	for pair := range b.pairs {
+	pairs := b.pairs * max(c.finer, 1)
+	for pair := range pairs {
 		var got [2]measurement
 		for k := range sides {
 			i := (k + pair) % 2
-			m, err := b.measure(ctx, sides[i], slice{pair + 1, b.pairs + 1}, seconds)
+			m, err := b.measure(ctx, sides[i], slice{pair + 1, pairs + 1}, seconds)
 			if err != nil {
 				return err
 			}
@@ -147,6 +148,7 @@ type use struct {
 	suffix string // of the file of lines
 	order  order
 	limit  float64 // of the ratio of the largest store to the smallest; 0: none is set
+	finer  int     // as that of a comparison
 }
 
 const (
@@ -156,9 +158,9 @@ const (
 )
 
 var (
-	oneClient = use{"one client", "", inTurn, 1.03}
-	zipf      = use{"Zipf", ".zipf", fromAnywhere, 1.05}
-	uniform   = use{"uniform", "", fromAnywhere, 1.15}
+	oneClient = use{"one client", "", inTurn, 1.03, 0}
+	zipf      = use{"Zipf", ".zipf", fromAnywhere, 1.05, 3}
+	uniform   = use{"uniform", "", fromAnywhere, 1.15, 0}
 )
 
 // growths have servers of their own, each: what the one has put into the
@@ -167,7 +169,7 @@ var (
 // minutes with writing down when.
 var growths = []growth{
 	{growthGuard, "", []use{oneClient}},
-	{growthGuard, "", []use{byDefault(zipf), {"each token once", "", once, 0}}},
+	{growthGuard, "", []use{byDefault(zipf), {"each token once", "", once, 0, 0}}},
 	{growthGuard, roomForAll, []use{zipf, uniform}},
 	{growthToken, "", []use{oneClient}},
 	{growthToken, "", []use{byDefault(zipf), byDefault(uniform)}},
@@ -180,7 +182,7 @@ const roomForAll = "token_cache 2GiB"
 // byDefault is the same with the memory that a server has for as long as nobody
 // gives it more: what does not fit is no matter of the store's size alone.
 func byDefault(u use) use {
-	u.name, u.limit = u.name+", 64 MiB", 0
+	u.name, u.limit, u.finer = u.name+", 64 MiB", 0, 0
 	return u
 }
 
@@ -222,7 +224,7 @@ func (b *bench) newGrowth(g growth) *scenery {
 	for _, use := range g.uses {
 		s.comparisons = append(s.comparisons, comparison{
 			fmt.Sprintf("%s, %s: %s credentials over %s", g.group, use.name, grouped(last), grouped(first)),
-			s.find(g.group, growthName(use.name, last)), s.find(g.group, growthName(use.name, first)), cpuPerRequest, use.limit, 0,
+			s.find(g.group, growthName(use.name, last)), s.find(g.group, growthName(use.name, first)), cpuPerRequest, use.limit, use.finer,
 		})
 	}
 	return s
