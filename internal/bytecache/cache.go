@@ -46,7 +46,7 @@ const (
 	// the rest too while it has room.
 	probationShare = 10 // 1/10
 	// secondChances bounds how many records one addition looks at.
-	secondChances = 64
+	secondChances = 32
 	// Of a key that is longer than longKey, only the end is hashed. Such keys are
 	// signed: their ends are as good as random, and nobody can choose them.
 	longKey   = 128
@@ -234,20 +234,26 @@ func (c *Cache) overwrite(hash uint64, key, value string) bool {
 // room returns where in the ring so many bytes are free, and has records go until
 // they are. The ring is larger than that.
 func (c *Cache) room(r *ring, size int) int {
+	longest := 0 // lane: what is dropped meanwhile hardly changes it
 	for tried := 0; ; tried++ {
-		if at, ok := r.reserve(size); ok {
+		at, ok := r.reserve(size)
+		switch {
+		case ok:
 			return at
-		}
-		if r == &c.probation {
-			c.endProbation(tried < secondChances)
-		} else {
+		case r == &c.proven:
 			c.endProven(tried < secondChances)
+		default:
+			if tried == 0 {
+				longest = slices.Max(c.lanes[:])
+			}
+			c.endProbation(longest/2, tried < secondChances)
 		}
 	}
 }
 
-// endProbation has the oldest record on probation leave its place.
-func (c *Cache) endProbation(mayStay bool) {
+// endProbation has the oldest record on probation leave its place. If it may stay, it
+// does where its lane has not more bytes than laneMay.
+func (c *Cache) endProbation(laneMay int, mayStay bool) {
 	at := c.probation.first
 	rec := c.memory[at:]
 	size, hash, lane := sizeOf(rec), hashOf(rec), laneOf(rec)
@@ -261,7 +267,7 @@ func (c *Cache) endProbation(mayStay bool) {
 	uses := c.uses(hash, at)
 	if uses >= provenUses {
 		to, kept, uses = c.room(&c.proven, size), true, 0
-	} else if to, kept = c.proven.reserve(size); !kept && mayStay && c.lanes[lane]+size <= c.longestLane()/2 {
+	} else if to, kept = c.proven.reserve(size); !kept && mayStay && c.lanes[lane]+size <= laneMay {
 		if to, kept = c.probation.reserve(size); kept {
 			c.lanes[lane] += size
 		}
@@ -305,8 +311,6 @@ func (c *Cache) moveOrDrop(hash uint64, from, to, size, uses int, kept bool) {
 	copy(c.memory[to:to+size], c.memory[from:from+size])
 	s.set(n, newEntry(s.at(n).tag(), to, uses))
 }
-
-func (c *Cache) longestLane() int { return slices.Max(c.lanes[:]) }
 
 func (c *Cache) hash(key string) uint64 {
 	if len(key) > longKey {

@@ -237,3 +237,23 @@ func TestRecordsAreReadWhileOthersTakeTheirPlace(t *testing.T) {
 	}
 	all.Wait()
 }
+
+// One client asks again and again, after many others have filled the cache.
+func BenchmarkAddByOneOwnerToAFullCache(b *testing.B) {
+	c := New()
+	if err := c.Resize(64 << 20); err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	value := strings.Repeat("v", 200)
+	for n := range 200_000 {
+		c.Add(fmt.Sprintf("%0400d", n), fmt.Sprint(n), value)
+	}
+	keys := make([]string, 100_000)
+	for n := range keys {
+		keys[n] = fmt.Sprintf("%0400d", 1_000_000+n)
+	}
+	for n := 0; b.Loop(); n++ {
+		c.Add(keys[n%len(keys)], "one", value)
+	}
+}
