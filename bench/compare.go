@@ -165,8 +165,8 @@ var (
 
 // growths have servers of their own, each: what the one has put into the
 // guard's memory must not be of use, or in the way, to the other. One client has
-// them to itself, too: when many clients have got tokens, the server is busy for
-// minutes with writing down when.
+// them to itself, too: to make room in a memory that others have filled takes the
+// same in a store of any size.
 var growths = []growth{
 	{growthGuard, "", []use{oneClient}},
 	{growthGuard, "", []use{byDefault(zipf), {"each token once", "", once, 0, 0}}},
