@@ -7,9 +7,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -94,9 +96,30 @@ func (s *stream) run(r *http.Request, next caddyhttp.Handler) error {
 func (s *stream) end(r *http.Request) {
 	s.watch.Stop()
 	if made := s.context.end(); made && r.Context() == context.Context(&s.context) {
-		*r = *r.WithContext(s.context.Context) //nolint:contextcheck // it is the request's own
+		setContext(s.context.Context, r) //nolint:contextcheck // it is the request's own
 	}
 }
+
+// setContext gives a request another context in its place. To copy what WithContext
+// returns would write the other fields anew as well, and a transport that was given up
+// may still be where reverse_proxy's body reads the trailers: a data race.
+func setContext(ctx context.Context, r *http.Request) {
+	if contextField == nil {
+		*r = *r.WithContext(ctx)
+		return
+	}
+	*(*context.Context)(unsafe.Add(unsafe.Pointer(r), contextField.Offset)) = ctx //nolint:gosec // G103: it is of this type
+}
+
+// contextField is net/http's own, which has no setter; nil where it has another name or
+// type.
+var contextField = func() *reflect.StructField {
+	field, ok := reflect.TypeFor[http.Request]().FieldByName("ctx")
+	if !ok || field.Type != reflect.TypeFor[context.Context]() {
+		return nil
+	}
+	return &field
+}()
 
 // cut ends an answer that has begun, if it is in that phase. The context comes
 // first: where it is canceled, reverse_proxy sees a client that went away, and
