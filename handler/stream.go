@@ -42,8 +42,7 @@ func (s *stream) begin(a *issuer.Access, w http.ResponseWriter, request cleaned)
 	if err := a.Watch(r.Context(), &s.watch, s); err != nil {
 		return err
 	}
-	// In place: Caddy's placeholders and logs hold this very request.
-	*r = *r.WithContext(&s.context)
+	setContext(&s.context, r)
 	return nil
 }
 
@@ -100,9 +99,10 @@ func (s *stream) end(r *http.Request) {
 	}
 }
 
-// setContext gives a request another context in its place. To copy what WithContext
-// returns would write the other fields anew as well, and a transport that was given up
-// may still be where reverse_proxy's body reads the trailers: a data race.
+// setContext gives a request another context in its place: Caddy's placeholders and logs
+// hold this very request. To copy what WithContext returns would write the other fields
+// anew as well, and a transport that was given up may still be where reverse_proxy's
+// body reads the trailers: a data race.
 func setContext(ctx context.Context, r *http.Request) {
 	if contextField == nil {
 		*r = *r.WithContext(ctx)
