@@ -149,9 +149,6 @@ func TestRefusalsAreLoggedWithTheirReason(t *testing.T) {
 }
 
 func TestAStoreThatOthersCanReadIsToldOf(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("Windows has no such modes")
-	}
 	for _, test := range []struct {
 		mode   fs.FileMode
 		told   int
@@ -168,6 +165,9 @@ func TestAStoreThatOthersCanReadIsToldOf(t *testing.T) {
 			if line["level"] == "warn" && line["path"] == dir && line["mode"] == test.logged {
 				told++
 			}
+		}
+		if runtime.GOOS == "windows" { // which has no such modes
+			test.told = 0
 		}
 		if told != test.told {
 			t.Errorf("of the mode %v, %d warnings tell", test.mode, told)
