@@ -62,8 +62,9 @@ type App struct {
 
 	// The path of the PEM file (PKCS#8 or SEC 1) with the private key that
 	// signs the tokens. The algorithm follows the key: ES256 for P-256, ES384 for
-	// P-384, ES512 for P-521, EdDSA for Ed25519, RS256 for RSA. When it is replaced, the tokens that the old
-	// one signed stay valid until they expire. Placeholders are replaced.
+	// P-384, ES512 for P-521, EdDSA for Ed25519, RS256 for RSA. When it is
+	// replaced, the tokens that the old one signed stay valid until they expire.
+	// Placeholders are replaced.
 	// Default: a key that is made on first start and kept, sealed, in the store.
 	SigningKey string `json:"signing_key,omitempty"`
 
